@@ -1,0 +1,112 @@
+//! What a checkpoint is: the whole state at one log position, as sorted chunks, kept in numbered generations.
+//!
+//! A generation is written once, read back and verified by the caller, and only then becomes the current one; it is
+//! never written again. Two are kept, so a generation that rots is made up for by the one before and the log that is
+//! still there for it. Hence the caller purges its log up to [`Engine::log_index_kept`] at most.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// Longest key of a chunk in bytes.
+pub const KEY_BYTES_MAX: usize = 256;
+
+/// Longest value of a chunk in bytes.
+pub const VALUE_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest [`Header::meta`] in bytes.
+pub const META_BYTES_MAX: usize = 64 * 1024;
+
+/// Number of a generation; each checkpoint has a greater one than all before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(pub u64);
+
+/// What is said about a checkpoint beside its chunks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Index of the last log entry that the state holds: the log behind it is replayed.
+    pub log_index: u64,
+    /// Everything else that belongs to it (identity, counters, digest), opaque here; at most [`META_BYTES_MAX`] bytes.
+    pub meta: Bytes,
+}
+
+/// A piece of the state. Keys rise strictly from chunk to chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Where it stands in the order; 1 to [`KEY_BYTES_MAX`] bytes.
+    pub key: Bytes,
+    /// Its content; at most [`VALUE_BYTES_MAX`] bytes.
+    pub value: Bytes,
+}
+
+/// The chunks of a generation being read back. Each was checked against its own checksum; the end comes only after
+/// all chunks that were written.
+pub type Chunks<'a> = dyn Iterator<Item = Result<Chunk, CheckpointError>> + 'a;
+
+/// Builds the state from a generation and says whether it is the right one: compares the digest.
+///
+/// It is called with the header and the chunks in order. `Err` with a reason makes the generation a bad one.
+pub type Verifier<'a> = dyn FnMut(&Header, &mut Chunks<'_>) -> Result<(), String> + 'a;
+
+/// A place for checkpoints. One writer at a time; calls wait for the disk.
+///
+/// Duties of an implementation: [`write`](Self::write) returns success only if the generation survives a power cut
+/// from then on; a crash at any moment leaves the generations before it as they were.
+pub trait Engine: Send + Sync + Debug {
+    /// Writes a generation, reads it back through `verify`, makes it the current one and removes all but two.
+    fn write(
+        &self,
+        header: &Header,
+        chunks: &mut dyn Iterator<Item = Chunk>,
+        verify: &mut Verifier<'_>,
+    ) -> Result<Generation, CheckpointError>;
+
+    /// Loads the newest generation that verifies, falling back to the one before; `None` if there was never one.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NoneVerified`] if there are generations and none is good.
+    fn newest_verified(&self, verify: &mut Verifier<'_>) -> Result<Option<Loaded>, CheckpointError>;
+
+    /// The log must be kept behind this index: that of the oldest good generation. `None` if there is none.
+    fn log_index_kept(&self) -> Result<Option<u64>, CheckpointError>;
+}
+
+/// Which generation was loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Its number.
+    pub generation: Generation,
+    /// Its header.
+    pub header: Header,
+    /// Newer generations that were passed over, and why.
+    pub passed_over: Vec<(Generation, String)>,
+}
+
+/// Why a checkpoint can't be written or read.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The caller's chunks or header broke the rules.
+    #[error("checkpoint refused: {0}")]
+    Refused(String),
+    /// A generation doesn't hold what was written.
+    #[error("checkpoint generation {generation} is damaged: {what}")]
+    Damaged {
+        /// Its number.
+        generation: u64,
+        /// What was found.
+        what: String,
+    },
+    /// No generation verifies. The log alone can't make up for it: the state must come from a peer or a backup.
+    #[error("no checkpoint generation verifies: {0}")]
+    NoneVerified(String),
+    /// The disk or the database failed.
+    #[error("checkpoint: {what}: {reason}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// What went wrong.
+        reason: Arc<str>,
+    },
+}
