@@ -1,0 +1,37 @@
+"""What `Spine` raises, by what the caller can do about it.
+
+`NotFound`: nobody registered that name; check the name. `CircuitOpen`: wait, or do without the service. `Unavailable`:
+no registry server could be asked. Any other `SpineError`: the registry refused the request and says why.
+"""
+
+from __future__ import annotations
+
+
+class SpineError(Exception):
+    """The root of everything this package raises about the registry and its services."""
+
+
+class NotFound(SpineError):
+    """No instance is registered under the name (and, if one was asked for, the version)."""
+
+
+class CircuitOpen(SpineError):
+    """The name has instances, but none of them passes its checks: calling one would be a waste of time."""
+
+    def __init__(self, name: str, failures: int, threshold: int) -> None:
+        """`failures` in a row out of the `threshold` that its check allows."""
+        super().__init__(f"{name!r} temporarily unavailable ({failures}/{threshold} failures)")
+        self.name = name
+        self.failures = failures
+        self.threshold = threshold
+
+    def __reduce__(self) -> tuple[type[CircuitOpen], tuple[str, int, int]]:
+        """Survive pickling, so that worker pools can hand the exception on."""
+        return (type(self), (self.name, self.failures, self.threshold))
+
+
+class Unavailable(SpineError):
+    """No server answered, or none could decide: a write may or may not have happened.
+
+    Everything `Spine` sends may be sent again without harm, so the remedy is to repeat the call.
+    """
