@@ -1,2 +1,0 @@
-//! The binary.
-fn main() {}

@@ -1,0 +1,156 @@
+//! Installs what the tests of other languages need: by name, from the ordinary registries, into the target directory.
+//!
+//! An installation is made once for each description (`requirements.txt`, `pyproject.toml`, `package.json`, `go.mod`):
+//! the description is kept beside it, and a changed one installs afresh.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Installs a Python package of this repository with its test requirements; gives the interpreter.
+pub(crate) fn python_package(environment: &Path, package: &Path) -> Result<PathBuf, String> {
+    let description = package.join("pyproject.toml");
+    let python = environment.join("bin/python");
+    once(environment, &description, || {
+        virtual_environment(environment)?;
+        // Editable, so that the tests see the sources as they are.
+        must(
+            pip(&python)
+                .args(["install", "--quiet", "pytest", "--editable"])
+                .arg(package),
+        )
+    })?;
+    Ok(python)
+}
+
+/// Installs every client that has a folder in `clients`, each into the folder of the same name in `installed`.
+///
+/// What lies in a client's folder says how: `requirements.txt` makes a Python environment, `package.json` a
+/// `node_modules`, `go.mod` a binary `client`.
+pub(crate) fn clients(clients: &Path, installed: &Path) -> Result<(), String> {
+    let folders = fs::read_dir(clients).map_err(|error| format!("{}: {error}", clients.display()))?;
+    let mut folders: Vec<PathBuf> = folders.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    folders.sort();
+    for folder in folders {
+        let Some(name) = folder.file_name() else { continue };
+        client(&folder, &installed.join(name))?;
+    }
+    Ok(())
+}
+
+fn client(folder: &Path, installed: &Path) -> Result<(), String> {
+    let requirements = folder.join("requirements.txt");
+    if requirements.is_file() {
+        once(installed, &requirements, || {
+            virtual_environment(installed)?;
+            must(
+                pip(&installed.join("bin/python"))
+                    .args(["install", "--quiet", "--requirement"])
+                    .arg(&requirements),
+            )
+        })?;
+    }
+    let package = folder.join("package.json");
+    if package.is_file() {
+        once(installed, &package, || {
+            copy_into(installed, [package.as_path(), &folder.join("package-lock.json")])?;
+            must(
+                Command::new("npm")
+                    .args(["install", "--no-audit", "--no-fund", "--silent"])
+                    .current_dir(installed),
+            )
+        })?;
+    }
+    if folder.join("go.mod").is_file() {
+        // Go keeps its own caches and builds only what changed.
+        must(
+            Command::new("go")
+                .args(["build", "-o"])
+                .arg(installed.join("client"))
+                .arg(".")
+                .current_dir(folder),
+        )?;
+    }
+    Ok(())
+}
+
+/// Runs `install` unless it went through before with the same description.
+fn once(
+    directory: &Path,
+    description: &Path,
+    install: impl FnOnce() -> Result<(), String>,
+) -> Result<(), String> {
+    let wanted = fs::read(description).map_err(|error| format!("{}: {error}", description.display()))?;
+    let stamp = directory.join("installed-from");
+    if fs::read(&stamp).is_ok_and(|made_from| made_from == wanted) {
+        return Ok(());
+    }
+    if directory.exists() {
+        fs::remove_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    }
+    fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    install()?;
+    fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))
+}
+
+fn virtual_environment(directory: &Path) -> Result<(), String> {
+    must(Command::new("python3").args(["-m", "venv"]).arg(directory))
+}
+
+fn pip(python: &Path) -> Command {
+    let mut pip = Command::new(python);
+    pip.args(["-m", "pip", "--disable-pip-version-check"]);
+    pip
+}
+
+fn copy_into<const N: usize>(directory: &Path, files: [&Path; N]) -> Result<(), String> {
+    for file in files.into_iter().filter(|file| file.is_file()) {
+        let name = file.file_name().expect("a path that is a file has a name");
+        fs::copy(file, directory.join(name)).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Runs a program that has to succeed.
+pub(crate) fn must(program: &mut Command) -> Result<(), String> {
+    let named = program.get_program().to_string_lossy().into_owned();
+    let status = program
+        .stdin(Stdio::null())
+        .status()
+        .map_err(|error| format!("{named} does not start: {error}"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{named} ended with {status}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs;
+
+    use super::once;
+
+    #[test]
+    fn installs_once_for_each_description_and_again_after_a_failure() {
+        let place = tempfile::tempdir().unwrap();
+        let description = place.path().join("requirements.txt");
+        let directory = place.path().join("environment");
+        fs::write(&description, "one").unwrap();
+        let runs = Cell::new(0);
+        let install = |result: Result<(), String>| {
+            once(&directory, &description, || {
+                runs.set(runs.get() + 1);
+                result
+            })
+        };
+        assert!(install(Err("no network".to_owned())).is_err());
+        install(Ok(())).unwrap();
+        install(Ok(())).unwrap();
+        assert_eq!(runs.get(), 2, "the failed run, then one that is kept");
+        fs::write(&description, "two").unwrap();
+        install(Ok(())).unwrap();
+        assert_eq!(runs.get(), 3, "a changed description installs afresh");
+    }
+}

@@ -1,0 +1,103 @@
+//! `cargo x`: everything that is done to the repository, as one program instead of shell scripts.
+//!
+//! | command | what it runs |
+//! |---|---|
+//! | `cargo x check` | formatting, clippy and rustdoc, each with warnings as errors |
+//! | `cargo x test` | `cargo test --workspace`: offline, unprivileged |
+//! | `cargo x python` | the tests of `client/python` in an environment of their own |
+//! | `cargo x compat` | unmodified clients of others, and both tutorials, against the built binary |
+//! | `cargo x faults` | kills and power cuts (root: it mounts loop devices) |
+//! | `cargo x ci` | all of it, and closes with the totals |
+//!
+//! A stage that lacks its privilege or a component fails and says which. Nothing here skips: an ignored or skipped test
+//! counts as a failure, so a green run means that everything named above has run.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for people at a terminal"
+)]
+
+mod install;
+mod run;
+mod stages;
+mod tally;
+mod workspace;
+
+use std::process::ExitCode;
+
+use run::Stage;
+use workspace::Workspace;
+
+/// One subcommand of `cargo x`.
+struct Command {
+    name: &'static str,
+    purpose: &'static str,
+    stages: fn(&Workspace) -> Vec<Stage>,
+}
+
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "check",
+        purpose: "formatting, clippy, rustdoc; warnings are errors",
+        stages: stages::check,
+    },
+    Command {
+        name: "test",
+        purpose: "every test that needs neither network nor privilege",
+        stages: stages::test,
+    },
+    Command {
+        name: "python",
+        purpose: "the tests of client/python",
+        stages: stages::python,
+    },
+    Command {
+        name: "compat",
+        purpose: "real clients of others and both tutorials",
+        stages: stages::compat,
+    },
+    Command {
+        name: "faults",
+        purpose: "kills and power cuts (root)",
+        stages: stages::faults,
+    },
+    Command {
+        name: "ci",
+        purpose: "all of the above",
+        stages: stages::ci,
+    },
+];
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let name = arguments.next().unwrap_or_default();
+    let (Some(command), None) = (
+        COMMANDS.iter().find(|command| command.name == name),
+        arguments.next(),
+    ) else {
+        eprint!("{}", usage());
+        return ExitCode::from(2);
+    };
+    let workspace = match Workspace::read() {
+        Ok(workspace) => workspace,
+        Err(error) => {
+            eprintln!("cargo x: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let tally = run::all((command.stages)(&workspace));
+    println!("{tally}");
+    if tally.is_green() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn usage() -> String {
+    let rows = COMMANDS
+        .iter()
+        .map(|command| format!("  {:8} {}\n", command.name, command.purpose));
+    format!("usage: cargo x COMMAND\n\n{}", rows.collect::<String>())
+}

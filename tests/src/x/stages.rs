@@ -1,0 +1,133 @@
+//! What each command of `cargo x` runs. One function for each, in the order of the table in the module above.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::install;
+use crate::run::Stage;
+use crate::workspace::{Workspace, cargo};
+
+/// Formatting, lints and documentation, each with warnings as errors.
+///
+/// The developer's own build only warns: half-done work should compile.
+pub(crate) fn check(workspace: &Workspace) -> Vec<Stage> {
+    let mut stages = vec![
+        Stage::tool("fmt", in_root(workspace, ["fmt", "--all", "--check"])),
+        Stage::tool(
+            "clippy",
+            in_root(
+                workspace,
+                ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+            ),
+        ),
+    ];
+    let targets = workspace.staged_tests();
+    if !targets.is_empty() {
+        // `--all-targets` leaves out what has `test = false`.
+        let mut clippy = in_root(workspace, ["clippy", "-p", "spine-tests"]);
+        clippy
+            .args(targets.iter().flat_map(|name| ["--test", name]))
+            .args(["--", "-D", "warnings"]);
+        stages.push(Stage::tool("clippy, staged tests", clippy));
+    }
+    let mut doc = in_root(workspace, ["doc", "--workspace", "--no-deps"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    stages.push(Stage::tool("doc", doc));
+    stages
+}
+
+/// Every Rust test that needs neither network nor privilege.
+pub(crate) fn test(workspace: &Workspace) -> Vec<Stage> {
+    vec![Stage::tests(
+        "cargo test",
+        in_root(workspace, ["test", "--workspace", "--no-fail-fast"]),
+    )]
+}
+
+/// The Python client's own tests and types, in an environment that lies in the target directory.
+pub(crate) fn python(workspace: &Workspace) -> Vec<Stage> {
+    let package = workspace.root.join("client/python");
+    let environment = workspace.target.join("x/python");
+    let run = move |arguments: &[&str]| {
+        let mut python = Command::new(install::python_package(&environment, &package)?);
+        // No bytecode beside the sources: the checkout stays as it is.
+        python.arg("-B").args(arguments).current_dir(&package);
+        Ok(python)
+    };
+    let types = workspace.target.join("x/mypy");
+    vec![
+        Stage::prepared_tests("client/python", {
+            let run = run.clone();
+            move || run(&["-m", "pytest", "-q"])
+        }),
+        Stage::prepared("client/python, types", move || {
+            let mut mypy = run(&["-m", "mypy"])?;
+            mypy.arg("--cache-dir").arg(types);
+            Ok(mypy)
+        }),
+    ]
+}
+
+/// Unmodified clients of others, each installed by name from its registry, and both tutorials.
+pub(crate) fn compat(workspace: &Workspace) -> Vec<Stage> {
+    let clients = workspace.root.join("tests/compat");
+    let installed = workspace.target.join("x/compat");
+    let names = ["tutorial", "consul_compat"];
+    vec![staged("compat", workspace, &names, move |tests| {
+        install::clients(&clients, &installed)?;
+        tests.env("SPINE_COMPAT_DIR", &installed);
+        Ok(())
+    })]
+}
+
+/// Kills and power cuts. They mount loop devices and cut them off, which only root may do.
+pub(crate) fn faults(workspace: &Workspace) -> Vec<Stage> {
+    vec![staged(
+        "faults",
+        workspace,
+        &["powercut_storage", "crash"],
+        |_tests| {
+            if rustix::process::geteuid().is_root() {
+                Ok(())
+            } else {
+                Err("needs root: it mounts ext4 images on loop devices and cuts their power".to_owned())
+            }
+        },
+    )]
+}
+
+/// All of the above.
+pub(crate) fn ci(workspace: &Workspace) -> Vec<Stage> {
+    [check, test, python, compat, faults]
+        .into_iter()
+        .flat_map(|stages| stages(workspace))
+        .collect()
+}
+
+/// Tests that run against the built binary: build it, get ready, then run the named test targets.
+fn staged(
+    name: &'static str,
+    workspace: &Workspace,
+    tests: &[&str],
+    prepare: impl FnOnce(&mut Command) -> Result<(), String> + 'static,
+) -> Stage {
+    let mut build = in_root(workspace, ["build", "--bin", "spine"]);
+    let mut run = in_root(workspace, ["test", "-p", "spine-tests", "--no-fail-fast"]);
+    run.args(tests.iter().flat_map(|test| ["--test", test]));
+    run.env("SPINE_BIN", binary(&workspace.target));
+    Stage::prepared_tests(name, move || {
+        prepare(&mut run)?;
+        install::must(&mut build)?;
+        Ok(run)
+    })
+}
+
+fn binary(target: &Path) -> std::path::PathBuf {
+    target.join("debug/spine")
+}
+
+fn in_root<const N: usize>(workspace: &Workspace, arguments: [&str; N]) -> Command {
+    let mut command = Command::new(cargo());
+    command.args(arguments).current_dir(&workspace.root);
+    command
+}
