@@ -1,0 +1,92 @@
+//! The change log: the newest events of all tables, replicated and bounded. Watchers read on from it.
+
+use crate::{
+    codec,
+    event::{Event, RowId, Topic},
+    id::Index,
+    limits,
+    tree::{Stamped, Tree},
+};
+
+impl Stamped for Event {
+    fn index(&self) -> Index {
+        self.index
+    }
+}
+
+/// The newest events, by index and by row.
+#[derive(Clone, Debug, Default)]
+pub struct ChangeLog {
+    pub(crate) events: Tree<(Index, u32), Event>,
+    by_row: Tree<(RowId, Index, u32), ()>,
+    bytes: u64,
+    pub(crate) dropped: Index,
+}
+
+impl ChangeLog {
+    /// The oldest index from which a watcher can read on without a gap.
+    pub fn oldest(&self) -> Index {
+        self.dropped.next()
+    }
+
+    /// The encoded size of the events kept.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The events from `from` on that touch `interest`, whole requests together, at most about `max`. With them the
+    /// index up to which they are complete; `None` if they are all that there are.
+    pub fn since(&self, from: Index, interest: &[Topic], max: usize) -> (Vec<Event>, Option<Index>) {
+        let mut found = Vec::new();
+        for ((index, _), event) in self.events.range((from, 0)..) {
+            let full = found.len() >= max;
+            if full && found.last().is_some_and(|last: &Event| last.index < *index) {
+                let through = found.last().map(|last| last.index);
+                return (found, through);
+            }
+            if interest.iter().any(|topic| event.change.touches(topic)) {
+                found.push(event.clone());
+            }
+        }
+        (found, None)
+    }
+
+    /// What happened to one row, oldest first, as far as the log goes back.
+    pub fn of_row(&self, row: &RowId) -> impl Iterator<Item = &Event> {
+        let row = row.clone();
+        self.by_row
+            .range((row.clone(), Index(0), 0)..)
+            .take_while(move |((of, ..), ())| *of == row)
+            .filter_map(|((_, index, sub), ())| self.events.get(&(*index, *sub)))
+    }
+
+    pub(crate) fn append(&mut self, events: &[Event]) {
+        for (sub, event) in (0..).zip(events) {
+            self.put((event.index, sub), event.clone());
+        }
+        self.trim();
+    }
+
+    pub(crate) fn put(&mut self, place: (Index, u32), event: Event) {
+        self.bytes += codec::encoded_len(&event);
+        self.by_row.insert((event.change.row(), place.0, place.1), ());
+        self.events.insert(place, event);
+    }
+
+    /// Drops the oldest requests' events, each request's together, until the log is within its bounds.
+    fn trim(&mut self) {
+        let mut dropping = self.dropped;
+        while let Some((place, event)) = self.events.first() {
+            let full = self.events.len() > limits::LOG_EVENTS_MAX || self.bytes > limits::LOG_BYTES_MAX;
+            if !full && place.0 > dropping {
+                break;
+            }
+            let (place, row, bytes) = (*place, event.change.row(), codec::encoded_len(event));
+            dropping = place.0;
+            self.bytes -= bytes;
+            self.by_row.remove(&(row, place.0, place.1));
+            self.events.remove(&place);
+        }
+        self.dropped = dropping;
+    }
+}

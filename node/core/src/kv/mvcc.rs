@@ -1,0 +1,410 @@
+//! Versions of keys.
+//!
+//! `rows` holds what is; `history` what was: versions that a later put replaced, and tombstones. `revisions` tells
+//! which key each revision changed, in order. Compaction raises a floor at once; entries that follow drop what lies
+//! behind it, a bounded number each.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{KeyRange, KvRow};
+use crate::{
+    command::{Delete, Guard, Put, Repeat},
+    event::{Change, Delta},
+    id::{Index, Key, LeaseId, Revision},
+    outcome::{Outcome, Rejection},
+    table::{Graves, Table},
+    tree::{Stamped, Tree},
+    writer::Writer,
+};
+
+/// A version that is no longer the newest, or a tombstone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Version(pub(crate) Option<KvRow>);
+
+impl Stamped for Version {
+    fn index(&self) -> Index {
+        Index(0)
+    }
+}
+
+impl Stamped for Key {
+    fn index(&self) -> Index {
+        Index(0)
+    }
+}
+
+/// Rows of an interval.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// Keys with their rows, in byte order.
+    pub rows: Vec<(Key, KvRow)>,
+    /// How many the interval has, whatever the limit.
+    pub count: u64,
+    /// Whether the limit left some out.
+    pub more: bool,
+    /// The store's revision.
+    pub revision: Revision,
+}
+
+/// The key/value store.
+#[derive(Clone, Debug)]
+pub struct Kv {
+    pub(crate) rows: Table<Key, KvRow>,
+    pub(crate) history: Table<(Key, Revision), Version>,
+    pub(crate) revisions: Tree<(Revision, u32), Key>,
+    pub(crate) graves: Graves<Key>,
+    pub(crate) revision: Revision,
+    pub(crate) compacted: Revision,
+    /// Where the sweep behind the compaction floor goes on.
+    pub(crate) swept: (Revision, u32),
+    by_lease: Tree<(LeaseId, Key), ()>,
+}
+
+impl Default for Kv {
+    fn default() -> Self {
+        Self {
+            rows: Table::default(),
+            history: Table::default(),
+            revisions: Tree::new(),
+            graves: Graves::default(),
+            // etcd's fresh store is at revision 1.
+            revision: Revision(1),
+            compacted: Revision(0),
+            swept: (Revision(0), 0),
+            by_lease: Tree::new(),
+        }
+    }
+}
+
+impl Kv {
+    /// The store's revision.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The compaction floor: reads at older revisions are refused.
+    pub fn compacted(&self) -> Revision {
+        self.compacted
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.rows.len() == 0
+    }
+
+    /// A key's row.
+    pub fn get(&self, key: &Key) -> Option<&KvRow> {
+        self.rows.get(key)
+    }
+
+    /// How many keys an interval has.
+    pub fn count(&self, range: &KeyRange) -> u64 {
+        self.rows.count(range.bounds()) as u64
+    }
+
+    /// The newest index of an interval, deletions included.
+    pub fn newest(&self, range: &KeyRange) -> Index {
+        self.rows
+            .newest(range.bounds())
+            .unwrap_or_default()
+            .max(self.graves.newest(range.bounds()))
+    }
+
+    /// The rows of an interval.
+    pub fn list(&self, range: &KeyRange, limit: Option<usize>) -> Page {
+        let rows = self.rows.range(range.bounds()).take(limit.unwrap_or(usize::MAX));
+        let rows: Vec<_> = rows.map(|(key, row)| (key.clone(), row.clone())).collect();
+        let count = match limit {
+            Some(limit) if rows.len() == limit => self.count(range),
+            _ => rows.len() as u64,
+        };
+        Page {
+            more: count > rows.len() as u64,
+            rows,
+            count,
+            revision: self.revision,
+        }
+    }
+
+    /// The rows of an interval as they were at a revision.
+    pub fn list_at(&self, range: &KeyRange, at: Revision, limit: Option<usize>) -> Result<Page, Rejection> {
+        if at > self.revision {
+            return Err(Rejection::FutureRevision {
+                asked: at,
+                newest: self.revision,
+            });
+        }
+        if at < self.compacted {
+            return Err(Rejection::Compacted {
+                asked: at,
+                oldest: self.compacted,
+            });
+        }
+        let mut page = Page {
+            revision: self.revision,
+            ..Page::default()
+        };
+        for (key, row) in self.merged(range, at) {
+            page.count += 1;
+            if limit.is_none_or(|limit| page.rows.len() < limit) {
+                page.rows.push((key, row));
+            }
+        }
+        page.more = page.count > page.rows.len() as u64;
+        Ok(page)
+    }
+
+    /// Keys and rows as they were at a revision: the newest version of each key up to it.
+    fn merged(&self, range: &KeyRange, at: Revision) -> impl Iterator<Item = (Key, KvRow)> {
+        let (start, end) = range.bounds();
+        let from = start.map(|key| (key, Revision(0)));
+        let to = end.map(|key| (key, Revision(0)));
+        let mut old = self
+            .history
+            .range((from, to))
+            .filter(move |((_, revision), _)| *revision <= at)
+            .peekable();
+        let mut now = self
+            .rows
+            .range(range.bounds())
+            .filter(move |(_, row)| row.mod_revision <= at)
+            .peekable();
+        std::iter::from_fn(move || {
+            loop {
+                let next_old = old.peek().map(|((key, _), _)| (*key).clone());
+                let next_now = now.peek().map(|(key, _)| (*key).clone());
+                let key = match (next_old, next_now) {
+                    (Some(old), Some(now)) => old.min(now),
+                    (old, now) => old.or(now)?,
+                };
+                let mut newest = None;
+                while let Some((_, version)) = old.next_if(|((of, _), _)| *of == key) {
+                    newest = version.0.clone();
+                }
+                if let Some((_, row)) = now.next_if(|(of, _)| **of == key) {
+                    newest = Some(row.clone());
+                }
+                if let Some(row) = newest {
+                    return Some((key, row));
+                }
+            }
+        })
+    }
+
+    /// The names of the keys with a prefix; with a separator each is cut after its first one past the prefix.
+    pub fn names(&self, prefix: &Key, separator: Option<&[u8]>) -> Vec<Key> {
+        let range = KeyRange::prefix(prefix.clone());
+        let Some(separator) = separator.filter(|separator| !separator.is_empty()) else {
+            return self
+                .rows
+                .range(range.bounds())
+                .map(|(key, _)| key.clone())
+                .collect();
+        };
+        let mut names = Vec::new();
+        let mut rest = range.clone();
+        while let Some((key, _)) = self.rows.range(rest.bounds()).next() {
+            let past = &key[prefix.len()..];
+            let found = past
+                .windows(separator.len())
+                .position(|window| window == separator);
+            // All keys that share the cut name are stepped over at once.
+            let (name, next) = match found {
+                Some(at) => {
+                    let name = key.slice(..prefix.len() + at + separator.len());
+                    (name.clone(), KeyRange::prefix(name).end)
+                }
+                None => (key.clone(), KeyRange::one(key.clone()).end),
+            };
+            names.push(name);
+            let Some(next) = next else { break };
+            rest.start = next;
+        }
+        names
+    }
+
+    /// The keys that go with a lease, in byte order.
+    pub fn of_lease(&self, lease: LeaseId) -> impl Iterator<Item = &Key> {
+        self.by_lease
+            .range((lease, Bytes::new())..)
+            .take_while(move |((of, _), ())| *of == lease)
+            .map(|((_, key), ())| key)
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.rows.bytes() + self.history.bytes()
+    }
+
+    fn guard_holds(&self, key: &Key, guard: Guard) -> bool {
+        let row = self.rows.get(key);
+        match guard {
+            Guard::Always => true,
+            Guard::Absent => row.is_none(),
+            Guard::ModifyIndex(index) => row.is_some_and(|row| row.modify_index == index),
+            Guard::ModRevision(revision) => row.is_some_and(|row| row.mod_revision == revision),
+        }
+    }
+
+    pub(crate) fn put(&mut self, w: &mut Writer, put: &Put) -> Outcome {
+        if !self.guard_holds(&put.key, put.guard) {
+            return Outcome::GuardFailed {
+                revision: self.revision,
+            };
+        }
+        let before = self.rows.get(&put.key).cloned();
+        let unchanged = before
+            .as_ref()
+            .is_some_and(|row| row.value == put.value && row.flags == put.flags && row.lease == put.lease);
+        if unchanged && put.repeat == Repeat::Skip {
+            return Outcome::Put {
+                revision: self.revision,
+                written: false,
+            };
+        }
+        self.revision = self.revision.next();
+        let row = KvRow {
+            value: put.value.clone(),
+            flags: put.flags,
+            lease: put.lease,
+            lock: before.as_ref().and_then(|row| row.lock),
+            lock_index: before.as_ref().map_or(0, |row| row.lock_index),
+            create_revision: before.as_ref().map_or(self.revision, |row| row.create_revision),
+            mod_revision: self.revision,
+            version: before.as_ref().map_or(1, |row| row.version + 1),
+            create_index: before.as_ref().map_or(w.index, |row| row.create_index),
+            modify_index: w.index,
+        };
+        self.write(w, 0, &put.key, before, Some(row));
+        Outcome::Put {
+            revision: self.revision,
+            written: true,
+        }
+    }
+
+    pub(crate) fn delete(&mut self, w: &mut Writer, delete: &Delete) -> Outcome {
+        // With a guard the range is one key; a key that is absent already is deleted, whatever the guard.
+        let absent = self.rows.get(&delete.range.start).is_none();
+        if delete.guard != Guard::Always && !absent && !self.guard_holds(&delete.range.start, delete.guard) {
+            return Outcome::GuardFailed {
+                revision: self.revision,
+            };
+        }
+        let keys: Vec<_> = self
+            .rows
+            .range(delete.range.bounds())
+            .map(|(key, _)| key.clone())
+            .collect();
+        let count = self.remove_all(w, &keys);
+        Outcome::Deleted {
+            count,
+            revision: self.revision,
+        }
+    }
+
+    /// Deletes keys in one revision; those that are not there don't count.
+    pub(crate) fn remove_all(&mut self, w: &mut Writer, keys: &[Key]) -> u64 {
+        let mut count = 0;
+        for key in keys {
+            let Some(row) = self.rows.get(key).cloned() else {
+                continue;
+            };
+            if count == 0 {
+                self.revision = self.revision.next();
+            }
+            self.write(w, count, key, Some(row), None);
+            count += 1;
+        }
+        u64::from(count)
+    }
+
+    /// Makes one change of the present revision, its `sub`-th.
+    fn write(&mut self, w: &mut Writer, sub: u32, key: &Key, before: Option<KvRow>, after: Option<KvRow>) {
+        if let Some(row) = &before {
+            self.history
+                .put((key.clone(), row.mod_revision), Version(Some(row.clone())));
+        }
+        self.revisions.insert((self.revision, sub), key.clone());
+        if let Some(lease) = before.as_ref().and_then(|row| row.lease) {
+            self.by_lease.remove(&(lease, key.clone()));
+        }
+        match &after {
+            Some(row) => {
+                if let Some(lease) = row.lease {
+                    self.by_lease.insert((lease, key.clone()), ());
+                }
+                self.graves.raise(key);
+                self.rows.put(key.clone(), row.clone());
+            }
+            None => {
+                self.history.put((key.clone(), self.revision), Version(None));
+                self.rows.remove(key);
+                self.graves.bury(key.clone(), w.index);
+            }
+        }
+        w.emit(Change::Key(key.clone(), Delta { before, after }));
+    }
+
+    pub(crate) fn compact(&mut self, at: Revision) -> Result<Outcome, Rejection> {
+        if at > self.revision {
+            return Err(Rejection::FutureRevision {
+                asked: at,
+                newest: self.revision,
+            });
+        }
+        if at <= self.compacted {
+            return Err(Rejection::Compacted {
+                asked: at,
+                oldest: self.compacted,
+            });
+        }
+        self.compacted = at;
+        self.swept = (Revision(0), 0);
+        Ok(Outcome::Compacted)
+    }
+
+    /// Drops at most about `budget` versions behind the compaction floor.
+    pub(crate) fn sweep(&mut self, mut budget: usize) {
+        while budget > 0 {
+            let Some((&place, key)) = self.revisions.range(self.swept..).next() else {
+                return;
+            };
+            if place.0 > self.compacted {
+                return;
+            }
+            let key = key.clone();
+            let older = (key.clone(), Revision(0))..(key.clone(), place.0);
+            if let Some((version, _)) = self.history.range(older).next() {
+                // Behind a version at or below the floor no older one can be read.
+                let version = version.clone();
+                self.history.remove(&version);
+            } else if place.0 < self.compacted {
+                let version = (key, place.0);
+                if self
+                    .history
+                    .get(&version)
+                    .is_some_and(|version| version.0.is_none())
+                {
+                    self.history.remove(&version);
+                }
+                self.revisions.remove(&place);
+            } else {
+                // The floor's own changes can still be watched; the next compaction takes them.
+                self.swept = (place.0, place.1 + 1);
+            }
+            budget -= 1;
+        }
+    }
+
+    pub(crate) fn load_row(&mut self, key: Key, row: KvRow) {
+        if let Some(lease) = row.lease {
+            self.by_lease.insert((lease, key.clone()), ());
+        }
+        self.rows.put(key, row);
+    }
+}

@@ -1,0 +1,510 @@
+//! Every question that can be asked of the state.
+//!
+//! A question is a value that implements [`Query`]; asked of a [`State`], it gives an [`Answer`]: what was read,
+//! the newest [`Index`] in it, and the [`Interest`] that it depends on. Nothing outside these topics can change
+//! the answer, and whenever one of them is touched the index is greater than before. So a blocking query is: ask;
+//! if the index is not past the client's, wait for the interest, ask again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    catalog::{Instance, Node},
+    command::{CaRoot, Member, Status},
+    event::{Interest, Topic},
+    health::Check,
+    id::{CheckKey, Index, InstanceKey, Key, NodeName, Revision, ServiceName},
+    kv::{KeyRange, KvRow, Page},
+    outcome::Rejection,
+    state::State,
+};
+
+/// A question.
+pub trait Query: Send + Sync {
+    /// What it asks for.
+    type Value: Send;
+
+    /// Reads it.
+    fn ask(&self, state: &State) -> Answer<Self::Value>;
+}
+
+/// What a question found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer<T> {
+    /// What was read.
+    pub value: T,
+    /// The newest index in it, deletions included; never 0, and for one question it never falls.
+    pub index: Index,
+    /// What it depends on.
+    pub interest: Interest,
+}
+
+impl<T> Answer<T> {
+    fn new(state: &State, interest: Interest, value: T) -> Self {
+        let index = interest
+            .iter()
+            .map(|topic| state.newest(topic))
+            .max()
+            .unwrap_or_default();
+        Self {
+            value,
+            index: index.max(Index(1)),
+            interest,
+        }
+    }
+
+    /// The same answer, to be woken for by `interest`, which is wider than what its index covers.
+    fn woken_by(self, interest: Interest) -> Self {
+        Self { interest, ..self }
+    }
+}
+
+/// One key.
+#[derive(Clone, Debug)]
+pub struct GetKey(pub Key);
+
+impl Query for GetKey {
+    type Value = Option<KvRow>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let interest = vec![Topic::Keys(KeyRange::one(self.0.clone()))];
+        Answer::new(state, interest, state.kv().get(&self.0).cloned())
+    }
+}
+
+/// The keys of an interval with their rows, in byte order.
+#[derive(Clone, Debug)]
+pub struct ListKeys {
+    /// The interval.
+    pub range: KeyRange,
+    /// At most so many; `None`: all.
+    pub limit: Option<usize>,
+}
+
+impl Query for ListKeys {
+    type Value = Page;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        Answer::new(
+            state,
+            vec![Topic::Keys(self.range.clone())],
+            state.kv().list(&self.range, self.limit),
+        )
+    }
+}
+
+/// The keys of an interval as they were at a revision.
+#[derive(Clone, Debug)]
+pub struct ListKeysAt {
+    /// The interval.
+    pub range: KeyRange,
+    /// The revision.
+    pub revision: Revision,
+    /// At most so many; `None`: all.
+    pub limit: Option<usize>,
+}
+
+impl Query for ListKeysAt {
+    type Value = Result<Page, Rejection>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let page = state.kv().list_at(&self.range, self.revision, self.limit);
+        Answer::new(state, vec![Topic::Keys(self.range.clone())], page)
+    }
+}
+
+/// How many keys an interval holds.
+#[derive(Clone, Debug)]
+pub struct CountKeys(pub KeyRange);
+
+impl Query for CountKeys {
+    type Value = u64;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        Answer::new(
+            state,
+            vec![Topic::Keys(self.0.clone())],
+            state.kv().count(&self.0),
+        )
+    }
+}
+
+/// The names of the keys with a prefix; with a separator each is cut after its first one past the prefix, and
+/// listed once.
+#[derive(Clone, Debug)]
+pub struct KeyNames {
+    /// The prefix.
+    pub prefix: Key,
+    /// The separator.
+    pub separator: Option<Bytes>,
+}
+
+impl Query for KeyNames {
+    type Value = Vec<Key>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let names = state.kv().names(&self.prefix, self.separator.as_deref());
+        Answer::new(
+            state,
+            vec![Topic::Keys(KeyRange::prefix(self.prefix.clone()))],
+            names,
+        )
+    }
+}
+
+/// Every node, by name.
+#[derive(Clone, Copy, Debug)]
+pub struct Nodes;
+
+impl Query for Nodes {
+    type Value = Vec<Arc<Node>>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        Answer::new(
+            state,
+            vec![Topic::Nodes],
+            state.catalog().nodes().cloned().collect(),
+        )
+    }
+}
+
+/// One node with the instances on it.
+#[derive(Clone, Debug)]
+pub struct NodeServices {
+    /// The node's name, or its id.
+    pub node: Arc<str>,
+}
+
+/// A node and the instances on it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeWithInstances {
+    /// The node.
+    pub node: Arc<Node>,
+    /// Its instances, by id.
+    pub instances: Vec<Arc<Instance>>,
+}
+
+impl Query for NodeServices {
+    type Value = Option<NodeWithInstances>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let Some(node) = state.catalog().find_node(&self.node) else {
+            // Any new node may be the one.
+            return Answer::new(state, vec![Topic::Nodes], None);
+        };
+        let instances = state.catalog().on_node(&node.name).cloned().collect();
+        let interest = vec![
+            Topic::Node(node.name.clone()),
+            Topic::NodeServices(node.name.clone()),
+        ];
+        Answer::new(
+            state,
+            interest,
+            Some(NodeWithInstances {
+                node: node.clone(),
+                instances,
+            }),
+        )
+    }
+}
+
+/// The services that there are, each with the tags of its instances.
+#[derive(Clone, Copy, Debug)]
+pub struct Services;
+
+impl Query for Services {
+    type Value = BTreeMap<ServiceName, BTreeSet<Arc<str>>>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let mut services = Self::Value::new();
+        for instance in state.catalog().instances() {
+            match services.get_mut(&instance.service.name) {
+                Some(tags) => tags.extend(instance.service.tags.iter().cloned()),
+                None => {
+                    let tags = instance.service.tags.iter().cloned().collect();
+                    services.insert(instance.service.name.clone(), tags);
+                }
+            }
+        }
+        Answer::new(state, vec![Topic::Services], services)
+    }
+}
+
+/// An instance with its node and all that judges it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// The node that it is on.
+    pub node: Arc<Node>,
+    /// The instance.
+    pub instance: Arc<Instance>,
+    /// Its own checks, then the node's.
+    pub checks: Vec<Arc<Check>>,
+}
+
+impl Endpoint {
+    /// The worst of its checks.
+    pub fn status(&self) -> Status {
+        crate::health::worst(self.checks.iter().map(|check| check.status))
+    }
+
+    /// Its share of the traffic in its present health; critical instances have none.
+    pub fn weight(&self) -> u16 {
+        match self.status() {
+            Status::Passing => self.instance.service.weights.passing,
+            Status::Warning => self.instance.service.weights.warning,
+            Status::Critical => 0,
+        }
+    }
+
+    /// Where it is reached: its own address, or the node's.
+    pub fn address(&self) -> &str {
+        let own = &self.instance.service.address;
+        if own.is_empty() {
+            &self.node.definition.address
+        } else {
+            own
+        }
+    }
+
+    fn of(state: &State, instance: &Arc<Instance>) -> Self {
+        let node = state
+            .catalog()
+            .node(&instance.node)
+            .expect("an instance's node has a row");
+        let own = state.health().of(&instance.node, Some(&instance.service.id));
+        let checks = own
+            .chain(state.health().of(&instance.node, None))
+            .cloned()
+            .collect();
+        Self {
+            node: node.clone(),
+            instance: instance.clone(),
+            checks,
+        }
+    }
+}
+
+/// The instances of a service with their nodes and checks.
+#[derive(Clone, Debug)]
+pub struct ServiceHealth(pub ServiceName);
+
+/// Nodes that an interest names one by one; a service that spans more is woken for by any node.
+const NODE_TOPICS_MAX: usize = 64;
+
+impl Query for ServiceHealth {
+    type Value = Vec<Endpoint>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let endpoints: Vec<_> = state
+            .catalog()
+            .of_service(&self.0)
+            .map(|instance| Endpoint::of(state, instance))
+            .collect();
+        let nodes: BTreeSet<_> = endpoints
+            .iter()
+            .map(|endpoint| endpoint.node.name.clone())
+            .collect();
+        let many = nodes.len() > NODE_TOPICS_MAX;
+        let mut interest = vec![Topic::Service(self.0.clone())];
+        interest.extend(nodes.into_iter().map(Topic::Node));
+        let answer = Answer::new(state, interest, endpoints);
+        if many {
+            answer.woken_by(vec![Topic::Service(self.0.clone()), Topic::Nodes, Topic::Checks])
+        } else {
+            answer
+        }
+    }
+}
+
+/// Every instance with its node and checks, by service.
+#[derive(Clone, Copy, Debug)]
+pub struct AllEndpoints;
+
+impl Query for AllEndpoints {
+    type Value = Vec<Endpoint>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let endpoints = state
+            .catalog()
+            .instances()
+            .map(|instance| Endpoint::of(state, instance))
+            .collect();
+        let interest = vec![Topic::Services, Topic::Nodes, Topic::Checks, Topic::Instances];
+        Answer::new(state, interest, endpoints)
+    }
+}
+
+/// One instance with its node and checks.
+#[derive(Clone, Debug)]
+pub struct InstanceHealth(pub InstanceKey);
+
+impl Query for InstanceHealth {
+    type Value = Option<Endpoint>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let endpoint = state
+            .catalog()
+            .instance(&self.0)
+            .map(|instance| Endpoint::of(state, instance));
+        let interest = vec![
+            Topic::NodeServices(self.0.node.clone()),
+            Topic::Node(self.0.node.clone()),
+        ];
+        Answer::new(state, interest, endpoint)
+    }
+}
+
+/// A check with the instance that it judges.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckView {
+    /// The check.
+    pub check: Arc<Check>,
+    /// Its instance; `None` if it judges the node.
+    pub instance: Option<Arc<Instance>>,
+    /// Its node.
+    pub node: Arc<Node>,
+}
+
+impl CheckView {
+    fn of(state: &State, check: &Arc<Check>) -> Self {
+        let instance = check.definition.service.as_ref().and_then(|id| {
+            state
+                .catalog()
+                .instance(&InstanceKey {
+                    node: check.node.clone(),
+                    id: id.clone(),
+                })
+                .cloned()
+        });
+        let node = state
+            .catalog()
+            .node(&check.node)
+            .expect("a check's node has a row")
+            .clone();
+        Self {
+            check: check.clone(),
+            instance,
+            node,
+        }
+    }
+}
+
+/// The checks on a node, its own and those of its instances.
+#[derive(Clone, Debug)]
+pub struct NodeChecks(pub NodeName);
+
+impl Query for NodeChecks {
+    type Value = Vec<CheckView>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let checks = state
+            .health()
+            .on_node(&self.0)
+            .map(|check| CheckView::of(state, check))
+            .collect();
+        Answer::new(
+            state,
+            vec![Topic::Node(self.0.clone()), Topic::NodeServices(self.0.clone())],
+            checks,
+        )
+    }
+}
+
+/// The checks of all instances of a service.
+#[derive(Clone, Debug)]
+pub struct ServiceChecks(pub ServiceName);
+
+impl Query for ServiceChecks {
+    type Value = Vec<CheckView>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let checks = state
+            .catalog()
+            .of_service(&self.0)
+            .flat_map(|instance| state.health().of(&instance.node, Some(&instance.service.id)))
+            .map(|check| CheckView::of(state, check))
+            .collect();
+        Answer::new(state, vec![Topic::Service(self.0.clone())], checks)
+    }
+}
+
+/// Every check, or those with one status.
+#[derive(Clone, Copy, Debug)]
+pub struct AllChecks {
+    /// The status; `None`: any.
+    pub status: Option<Status>,
+}
+
+impl Query for AllChecks {
+    type Value = Vec<CheckView>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let wanted = |check: &&Arc<Check>| self.status.is_none_or(|status| check.status == status);
+        let checks = state
+            .health()
+            .checks()
+            .filter(wanted)
+            .map(|check| CheckView::of(state, check))
+            .collect();
+        Answer::new(state, vec![Topic::Checks], checks)
+    }
+}
+
+/// One check.
+#[derive(Clone, Debug)]
+pub struct OneCheck(pub CheckKey);
+
+impl Query for OneCheck {
+    type Value = Option<CheckView>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let check = state
+            .health()
+            .check(&self.0)
+            .map(|check| CheckView::of(state, check));
+        let interest = vec![
+            Topic::Node(self.0.node.clone()),
+            Topic::NodeServices(self.0.node.clone()),
+        ];
+        Answer::new(state, interest, check)
+    }
+}
+
+/// The servers of the cluster, by name.
+#[derive(Clone, Copy, Debug)]
+pub struct Members;
+
+impl Query for Members {
+    type Value = Vec<Arc<Member>>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        Answer::new(state, vec![Topic::Members], state.members().cloned().collect())
+    }
+}
+
+/// The CA's roots.
+#[derive(Clone, Copy, Debug)]
+pub struct CaRoots;
+
+/// A CA root as stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CaRootView {
+    /// The root.
+    pub root: Arc<CaRoot>,
+    /// Whether it is the one that signs.
+    pub active: bool,
+    /// The index at which it was stored.
+    pub index: Index,
+}
+
+impl Query for CaRoots {
+    type Value = Vec<CaRootView>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        Answer::new(state, vec![Topic::CaRoots], state.ca_roots())
+    }
+}

@@ -1,0 +1,402 @@
+//! The state of the registry: a value. Its tables are persistent maps, so a clone costs next to nothing, and
+//! whoever holds one reads in peace while the next is made.
+//!
+//! [`State::apply`] is the one way forward. It reads no clock, draws no number and asks nobody: the same entries
+//! make the same state on every node, and [`State::digest`] proves it. A command either is refused before anything
+//! is written, or is carried out whole.
+
+mod deregister;
+mod expire;
+mod register;
+mod renew;
+mod report;
+mod rows;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    catalog::Catalog,
+    change_log::ChangeLog,
+    command::{CaRoot, Command, Entry, LeaseGrant, Member, Put, Request},
+    deadline::{DeadlineKey, Deadlines},
+    dedup::Sessions,
+    event::{Change, Delta, Event, Topic},
+    health::Health,
+    id::{Index, InstanceKey, LeaseId, NodeName, Revision, SessionId},
+    kv::Kv,
+    lease::{Lease, Leases},
+    limits,
+    outcome::{Applied, Outcome, Rejection},
+    query::CaRootView,
+    table::Table,
+    time::{Time, Ttl},
+    touched::Touched,
+    tree::Stamped,
+    writer::Writer,
+};
+
+/// The newest rules that this release knows: [`Command::RulesRaise`] goes no further.
+pub const RULES_KNOWN: u32 = 1;
+
+/// Everything that Spine knows.
+#[derive(Clone, Debug)]
+pub struct State {
+    index: Index,
+    time: Time,
+    rules: u32,
+    kv: Kv,
+    catalog: Catalog,
+    health: Health,
+    leases: Leases,
+    heartbeats: Table<InstanceKey, Heartbeat>,
+    deadlines: Deadlines,
+    sessions: Sessions,
+    members: Table<NodeName, Arc<Member>>,
+    ca_roots: Table<Arc<str>, Arc<StoredRoot>>,
+    changes: ChangeLog,
+    touched: Touched,
+}
+
+/// How a registration without checks repeats itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Heartbeat {
+    /// When the last repeat that counts came.
+    last: Time,
+    /// How many in a row came neither too early nor too late.
+    repeats: u32,
+    /// Gone this long after the last one, once it is a lease.
+    ttl: Ttl,
+}
+
+impl Stamped for Heartbeat {
+    fn index(&self) -> Index {
+        Index(0)
+    }
+}
+
+impl Stamped for Member {
+    fn index(&self) -> Index {
+        Index(0)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct StoredRoot {
+    root: Arc<CaRoot>,
+    index: Index,
+}
+
+impl Stamped for StoredRoot {
+    fn index(&self) -> Index {
+        self.index
+    }
+}
+
+/// What applying an entry did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// What became of each request, in order.
+    pub applied: Vec<Applied>,
+    /// What changed, in order.
+    pub events: Vec<Event>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            index: Index(0),
+            time: Time(0),
+            rules: 1,
+            kv: Kv::default(),
+            catalog: Catalog::default(),
+            health: Health::default(),
+            leases: Leases::default(),
+            heartbeats: Table::default(),
+            deadlines: Deadlines::default(),
+            sessions: Sessions::default(),
+            members: Table::default(),
+            ca_roots: Table::default(),
+            changes: ChangeLog::default(),
+            touched: Touched::default(),
+        }
+    }
+}
+
+impl State {
+    /// The state of a fresh cluster.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies an entry.
+    pub fn apply(&mut self, entry: &Entry) -> Batch {
+        self.time = self.time.max(entry.time);
+        let mut batch = Batch::default();
+        for request in &entry.requests {
+            let (applied, events) = self.apply_request(request);
+            batch.applied.push(applied);
+            batch.events.extend(events);
+        }
+        self.kv.sweep(limits::COMPACT_VERSIONS_PER_ENTRY);
+        batch
+    }
+
+    fn apply_request(&mut self, request: &Request) -> (Applied, Vec<Event>) {
+        let first_time = match request.id.as_ref().map(|id| self.sessions.recall(id)) {
+            None | Some(Ok(None)) => Ok(()),
+            Some(Ok(Some(applied))) => return (applied, Vec::new()),
+            Some(Err(rejection)) => Err(rejection),
+        };
+        self.index = self.index.next();
+        let mut w = Writer::new(self.index, self.time);
+        let result = first_time.and_then(|()| self.dispatch(&mut w, request));
+        let applied = Applied {
+            index: self.index,
+            result,
+        };
+        if let Some(id) = request
+            .id
+            .as_ref()
+            .filter(|id| self.sessions.rows.contains(&id.session))
+        {
+            self.sessions.remember(id, &applied);
+            self.deadlines.set(
+                DeadlineKey::Session(id.session),
+                self.time.after(limits::SESSION_IDLE),
+            );
+        }
+        self.record(&w.events);
+        (applied, w.events)
+    }
+
+    /// One command, one call.
+    fn dispatch(&mut self, w: &mut Writer, request: &Request) -> Result<Outcome, Rejection> {
+        let command = &request.command;
+        command.check()?;
+        if command.grows() {
+            self.check_quota()?;
+        }
+        match command {
+            Command::Put(put) => self.put(w, put),
+            Command::Delete(delete) => Ok(self.kv.delete(w, delete)),
+            Command::Compact(revision) => self.kv.compact(*revision),
+            Command::Register(register) => self.register(w, register),
+            Command::Deregister(deregister) => self.deregister(w, deregister),
+            Command::CheckUpdate(update) => self.report(w, update),
+            Command::LeaseGrant(grant) => self.grant_lease(w, *grant),
+            Command::LeaseRevoke(id) => self.revoke_lease(w, *id),
+            Command::Renew(renewals) => Ok(self.renew_all(renewals)),
+            Command::Pulse => Ok(self.pulse(w)),
+            Command::OpenSession => self.open_session(w),
+            Command::MemberUp(member) => self.member_up(w, member),
+            Command::CaRootSet(root) => self.set_ca_root(w, root),
+            Command::RulesRaise(rules) => self.raise_rules(*rules),
+        }
+    }
+
+    fn check_quota(&self) -> Result<(), Rejection> {
+        let used = self.bytes();
+        if used > limits::STATE_BYTES_MAX {
+            return Err(Rejection::QuotaExceeded {
+                used,
+                limit: limits::STATE_BYTES_MAX,
+            });
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, w: &mut Writer, put: &Put) -> Result<Outcome, Rejection> {
+        if let Some(lease) = put.lease {
+            if self.leases.get(lease).is_none() {
+                return Err(Rejection::UnknownLease(lease));
+            }
+            let attached = self.kv.get(&put.key).is_some_and(|row| row.lease == put.lease);
+            if !attached && self.kv.of_lease(lease).nth(limits::LEASE_KEYS_MAX - 1).is_some() {
+                return Err(Rejection::too_many("keys of one lease", limits::LEASE_KEYS_MAX));
+            }
+        }
+        Ok(self.kv.put(w, put))
+    }
+
+    fn grant_lease(&mut self, w: &mut Writer, grant: LeaseGrant) -> Result<Outcome, Rejection> {
+        let LeaseGrant { id, ttl } = grant;
+        if self.leases.get(id).is_some() {
+            return Err(Rejection::LeaseExists(id));
+        }
+        if self.leases.rows.len() >= limits::LEASES_MAX {
+            return Err(Rejection::too_many("leases", limits::LEASES_MAX));
+        }
+        let ttl = ttl.max(limits::LEASE_TTL_MIN);
+        self.leases.rows.put(
+            id,
+            Lease {
+                ttl,
+                create_index: w.index,
+            },
+        );
+        self.deadlines.set(DeadlineKey::Lease(id), w.time.after(ttl));
+        w.emit(Change::Lease(id, true));
+        Ok(Outcome::LeaseGranted { id, ttl })
+    }
+
+    fn revoke_lease(&mut self, w: &mut Writer, id: LeaseId) -> Result<Outcome, Rejection> {
+        if self.leases.rows.remove(&id).is_none() {
+            return Err(Rejection::UnknownLease(id));
+        }
+        self.deadlines.clear(&DeadlineKey::Lease(id));
+        let keys: Vec<_> = self.kv.of_lease(id).cloned().collect();
+        let keys = self.kv.remove_all(w, &keys);
+        w.emit(Change::Lease(id, false));
+        Ok(Outcome::LeaseRevoked { keys })
+    }
+
+    fn open_session(&mut self, w: &Writer) -> Result<Outcome, Rejection> {
+        let id = SessionId(w.index.0);
+        let outcome = self.sessions.open(id)?;
+        self.deadlines
+            .set(DeadlineKey::Session(id), w.time.after(limits::SESSION_IDLE));
+        Ok(outcome)
+    }
+
+    fn set_ca_root(&mut self, w: &mut Writer, root: &CaRoot) -> Result<Outcome, Rejection> {
+        if !self.ca_roots.contains(&root.id) && self.ca_roots.len() >= limits::CA_ROOTS_MAX {
+            return Err(Rejection::too_many("CA roots", limits::CA_ROOTS_MAX));
+        }
+        let root = Arc::new(root.clone());
+        self.ca_roots.put(
+            root.id.clone(),
+            Arc::new(StoredRoot {
+                root: root.clone(),
+                index: w.index,
+            }),
+        );
+        w.emit(Change::CaRoots(root));
+        Ok(Outcome::CaRootSet)
+    }
+
+    fn raise_rules(&mut self, rules: u32) -> Result<Outcome, Rejection> {
+        if rules <= self.rules || rules > RULES_KNOWN {
+            return Err(Rejection::RulesUnsupported {
+                asked: rules,
+                current: self.rules,
+                known: RULES_KNOWN,
+            });
+        }
+        self.rules = rules;
+        Ok(Outcome::RulesRaised(rules))
+    }
+
+    /// Appends events to the change log and marks what they touch.
+    fn record(&mut self, events: &[Event]) {
+        self.changes.append(events);
+        for event in events {
+            for topic in event.change.topics() {
+                self.touched.touch(topic, event.index);
+            }
+        }
+        for event in events {
+            self.bury_topics(&event.change);
+        }
+    }
+
+    /// Topics of what no longer exists needn't be kept for ever.
+    fn bury_topics(&mut self, change: &Change) {
+        match change {
+            Change::Node(name, Delta { after: None, .. }) if self.catalog.node(name).is_none() => {
+                self.touched.bury(&Topic::Node(name.clone()));
+                self.touched.bury(&Topic::NodeServices(name.clone()));
+            }
+            Change::Instance(
+                _,
+                Delta {
+                    before: Some(before), ..
+                },
+            ) if !self.catalog.has_service(&before.service.name) => {
+                self.touched.bury(&Topic::Service(before.service.name.clone()));
+            }
+            _ => {}
+        }
+    }
+
+    /// The newest index: of the last request applied.
+    pub fn index(&self) -> Index {
+        self.index
+    }
+
+    /// The cluster time: the greatest stamp applied.
+    pub fn time(&self) -> Time {
+        self.time
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> u32 {
+        self.rules
+    }
+
+    /// The revision of the key/value store.
+    pub fn revision(&self) -> Revision {
+        self.kv.revision()
+    }
+
+    /// The key/value store.
+    pub fn kv(&self) -> &Kv {
+        &self.kv
+    }
+
+    /// Nodes and instances.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Checks.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Leases.
+    pub fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// The change log.
+    pub fn changes(&self) -> &ChangeLog {
+        &self.changes
+    }
+
+    /// The servers, by name.
+    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.members.iter().map(|(_, member)| member)
+    }
+
+    /// The CA's roots; the one stored last is the active one.
+    pub fn ca_roots(&self) -> Vec<CaRootView> {
+        let newest = self.ca_roots.newest(..);
+        let view = |stored: &Arc<StoredRoot>| CaRootView {
+            root: stored.root.clone(),
+            active: Some(stored.index) == newest,
+            index: stored.index,
+        };
+        self.ca_roots.iter().map(|(_, stored)| view(stored)).collect()
+    }
+
+    /// Nothing expires before this time; `None`: nothing expires.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.deadlines.next()
+    }
+
+    /// When a lease ends if it is not renewed.
+    pub fn lease_deadline(&self, id: LeaseId) -> Option<Time> {
+        self.deadlines.get(&DeadlineKey::Lease(id))
+    }
+
+    /// The index at which a topic was last touched.
+    pub fn newest(&self, topic: &Topic) -> Index {
+        match topic {
+            Topic::Keys(range) => self.kv.newest(range),
+            Topic::All => self.index,
+            other => self.touched.newest(other),
+        }
+    }
+}

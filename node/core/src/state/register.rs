@@ -1,0 +1,330 @@
+//! Registration: a node, an instance and checks in one step.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Heartbeat, State};
+use crate::{
+    codec,
+    command::{
+        CheckDefinition, CheckKind, ExistingChecks, Member, NodeDefinition, Register, Service, Status,
+        Thresholds, Weights,
+    },
+    deadline::DeadlineKey,
+    event::{Change, Delta},
+    health::Check,
+    id::{CheckId, CheckKey, InstanceId, InstanceKey, NodeName, ServiceName},
+    limits,
+    outcome::{Outcome, Rejection},
+    time::Ttl,
+    writer::Writer,
+};
+
+/// Repeats that come sooner are retries, not heartbeats: they neither count nor break the row.
+const HEARTBEAT_GAP_MIN: Ttl = Ttl::seconds(2);
+/// Repeats after which a registration is taken for one that heartbeats.
+const HEARTBEATS_MIN: u32 = 2;
+
+impl State {
+    pub(super) fn register(&mut self, w: &mut Writer, register: &Register) -> Result<Outcome, Rejection> {
+        self.check_registration(register)?;
+        let Register {
+            node,
+            node_update,
+            service,
+            checks,
+            existing,
+            heartbeat,
+        } = register;
+        let mut changed = false;
+        if let Some(definition) = node_update {
+            changed |= self.catalog.put_node(w, node, definition);
+        }
+        if let Some(service) = service {
+            let key = InstanceKey {
+                node: node.clone(),
+                id: service.id.clone(),
+            };
+            let content = codec::content_hash(register);
+            // A repeat that only a lost renewal brought here still counts as one.
+            let repeated = self
+                .catalog
+                .instance(&key)
+                .is_some_and(|instance| instance.content == content);
+            if *existing == ExistingChecks::Replace {
+                changed |= self.drop_checks_not_in(w, &key, checks);
+            }
+            changed |= self.catalog.put_instance(w, node, service, content);
+            changed |= self.put_checks(w, node, checks, *existing, Some(&service.id));
+            self.note_heartbeat(w, key, *heartbeat, repeated);
+        } else {
+            changed |= self.put_checks(w, node, checks, *existing, None);
+        }
+        Ok(Outcome::Registered { changed })
+    }
+
+    /// Everything that can be refused, before anything is written.
+    fn check_registration(&self, register: &Register) -> Result<(), Rejection> {
+        let Register {
+            node,
+            node_update,
+            service,
+            checks,
+            ..
+        } = register;
+        match node_update {
+            Some(definition) => self.catalog.check_node_id(node, definition)?,
+            None if self.catalog.node(node).is_none() => return Err(Rejection::UnknownNode(node.clone())),
+            None => {}
+        }
+        let new_node = self.catalog.node(node).is_none();
+        if new_node && self.catalog.nodes.len() >= limits::NODES_MAX {
+            return Err(Rejection::too_many("nodes", limits::NODES_MAX));
+        }
+        if service.is_some() && self.catalog.instances.len() >= limits::INSTANCES_MAX {
+            return Err(Rejection::too_many("service instances", limits::INSTANCES_MAX));
+        }
+        if self.health.checks.len() + checks.len() > limits::CHECKS_MAX {
+            return Err(Rejection::too_many("checks", limits::CHECKS_MAX));
+        }
+        for check in checks {
+            let Some(id) = &check.service else { continue };
+            let registered_now = service.as_ref().is_some_and(|service| service.id == *id);
+            let key = InstanceKey {
+                node: node.clone(),
+                id: id.clone(),
+            };
+            if !registered_now && self.catalog.instance(&key).is_none() {
+                return Err(Rejection::UnknownInstance(id.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_checks_not_in(
+        &mut self,
+        w: &mut Writer,
+        instance: &InstanceKey,
+        kept: &[CheckDefinition],
+    ) -> bool {
+        let dropped: Vec<_> = self
+            .health
+            .of(&instance.node, Some(&instance.id))
+            .filter(|check| kept.iter().all(|kept| kept.id != check.definition.id))
+            .map(|check| check.key())
+            .collect();
+        dropped.iter().for_each(|key| {
+            self.remove_check(w, key);
+        });
+        !dropped.is_empty()
+    }
+
+    /// Registers checks. `owner` is the instance whose registration brings them: only for others does a change mean
+    /// that what their client last sent no longer holds.
+    fn put_checks(
+        &mut self,
+        w: &mut Writer,
+        node: &NodeName,
+        checks: &[CheckDefinition],
+        existing: ExistingChecks,
+        owner: Option<&InstanceId>,
+    ) -> bool {
+        let mut changed = false;
+        for definition in checks {
+            let Some(check) = self.health.registered(w, node, definition, existing) else {
+                continue;
+            };
+            changed = true;
+            let key = check.key();
+            let moved = self
+                .health
+                .check(&key)
+                .map(|before| before.definition.service.clone());
+            for id in [moved.flatten(), definition.service.clone()]
+                .into_iter()
+                .flatten()
+            {
+                if owner != Some(&id) {
+                    self.catalog.forget_content(&InstanceKey {
+                        node: node.clone(),
+                        id,
+                    });
+                }
+            }
+            self.put_check(w, check);
+        }
+        changed
+    }
+
+    /// Writes a check's row and sets its deadlines.
+    pub(super) fn put_check(&mut self, w: &mut Writer, check: Check) {
+        let key = check.key();
+        self.set_check_deadlines(w, &key, &check);
+        let service = self.service_of(&check);
+        self.health.write(w, &key, service, Some(check));
+    }
+
+    /// A TTL check that isn't critical must be heard again; one that is critical may take its instance with it.
+    pub(super) fn set_check_deadlines(&mut self, w: &Writer, key: &CheckKey, check: &Check) {
+        let set = |this: &mut Self, deadline: DeadlineKey, at| match at {
+            Some(at) => this.deadlines.set(deadline, at),
+            None => this.deadlines.clear(&deadline),
+        };
+        let alive = check.status != Status::Critical;
+        let ttl = if let CheckKind::Ttl(ttl) = check.definition.kind {
+            Some(ttl)
+        } else {
+            None
+        };
+        let silence = ttl.filter(|_| alive).map(|ttl| w.time.after(ttl));
+        set(self, DeadlineKey::CheckTtl(key.clone()), silence);
+        let doomed = check.critical_since.zip(check.definition.deregister_after);
+        set(
+            self,
+            DeadlineKey::Critical(key.clone()),
+            doomed.map(|(since, after)| since.after(after)),
+        );
+        // An implicit check is forgotten after ten times its own length.
+        let forgotten = ttl
+            .filter(|_| check.implicit)
+            .map(|ttl| w.time.after(Ttl(ttl.0.saturating_mul(10))));
+        set(self, DeadlineKey::Implicit(key.clone()), forgotten);
+    }
+
+    /// The service whose instance a check judges.
+    pub(super) fn service_of(&self, check: &Check) -> Option<ServiceName> {
+        let id = check.definition.service.clone()?;
+        let instance = self.catalog.instance(&InstanceKey {
+            node: check.node.clone(),
+            id,
+        })?;
+        Some(instance.service.name.clone())
+    }
+
+    /// A registration without checks that is repeated is a lease that each repeat renews.
+    pub(super) fn note_heartbeat(&mut self, w: &Writer, key: InstanceKey, ttl: Option<Ttl>, repeated: bool) {
+        let has_checks = self
+            .health
+            .of(&key.node, Some(&key.id))
+            .any(|check| !check.implicit);
+        let Some(ttl) = ttl.filter(|_| !has_checks) else {
+            self.forget_heartbeat(&key);
+            return;
+        };
+        let before = self
+            .heartbeats
+            .get(&key)
+            .copied()
+            .filter(|heartbeat| heartbeat.ttl == ttl);
+        let row = match before {
+            // What already lives by its heartbeat goes on doing so when it is registered with other content.
+            Some(before) if repeated || before.repeats >= HEARTBEATS_MIN => before.heard(w),
+            _ => Heartbeat {
+                last: w.time,
+                repeats: 0,
+                ttl,
+            },
+        };
+        if row.repeats >= HEARTBEATS_MIN {
+            self.deadlines
+                .set(DeadlineKey::Heartbeat(key.clone()), w.time.after(ttl));
+        } else {
+            self.deadlines.clear(&DeadlineKey::Heartbeat(key.clone()));
+        }
+        self.heartbeats.put(key, row);
+    }
+
+    pub(super) fn forget_heartbeat(&mut self, key: &InstanceKey) {
+        self.heartbeats.remove(key);
+        self.deadlines.clear(&DeadlineKey::Heartbeat(key.clone()));
+    }
+
+    /// A server says that it is there: its member row, its node, the check of the node, and the service `consul`,
+    /// which clients and UIs expect to find.
+    pub(super) fn member_up(&mut self, w: &mut Writer, member: &Member) -> Result<Outcome, Rejection> {
+        if !self.members.contains(&member.name) && self.members.len() >= limits::MEMBERS_MAX {
+            return Err(Rejection::too_many("members", limits::MEMBERS_MAX));
+        }
+        let port = |address: &str| {
+            address
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse().ok())
+                .unwrap_or(0)
+        };
+        let text = |text: &str| -> Arc<str> { text.into() };
+        let tagged = ["lan", "wan"].map(|tag| (text(tag), member.host.clone()));
+        self.register(
+            w,
+            &Register {
+                node: member.name.clone(),
+                node_update: Some(NodeDefinition {
+                    id: member.node_uuid.clone(),
+                    address: member.host.clone(),
+                    tagged_addresses: tagged.into(),
+                    meta: BTreeMap::new(),
+                }),
+                service: Some(Service {
+                    id: InstanceId::parse("consul")?,
+                    name: ServiceName::parse("consul")?,
+                    kind: text(""),
+                    tags: Vec::new(),
+                    address: text(""),
+                    tagged_addresses: BTreeMap::new(),
+                    port: port(&member.peer_address),
+                    socket_path: text(""),
+                    meta: [(text("spine-version"), member.version.clone())].into(),
+                    weights: Weights::default(),
+                    enable_tag_override: false,
+                }),
+                checks: vec![CheckDefinition {
+                    id: CheckId::parse("serfHealth")?,
+                    name: text("Serf Health Status"),
+                    notes: text(""),
+                    service: None,
+                    status: Some(Status::Passing),
+                    output: text("Agent alive and reachable"),
+                    kind: CheckKind::External,
+                    deregister_after: None,
+                    thresholds: Thresholds::default(),
+                }],
+                existing: ExistingChecks::Overwrite,
+                heartbeat: None,
+            },
+        )?;
+        let before = self.members.get(&member.name).cloned();
+        if before.as_deref() != Some(member) {
+            let after = Arc::new(member.clone());
+            self.members.put(member.name.clone(), after.clone());
+            w.emit(Change::Member(
+                member.name.clone(),
+                Delta {
+                    before,
+                    after: Some(after),
+                },
+            ));
+        }
+        Ok(Outcome::MemberUp)
+    }
+}
+
+impl Heartbeat {
+    /// The row after a repeat at this time.
+    fn heard(self, w: &Writer) -> Self {
+        let gap = w.time.since(self.last);
+        if gap < HEARTBEAT_GAP_MIN {
+            self
+        } else if gap <= self.ttl || self.repeats >= HEARTBEATS_MIN {
+            // A late one that still finds its lease alive is in time.
+            Self {
+                last: w.time,
+                repeats: self.repeats.saturating_add(1),
+                ..self
+            }
+        } else {
+            Self {
+                last: w.time,
+                repeats: 0,
+                ..self
+            }
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The state as rows, for digests and snapshots.
+//!
+//! Each row is a table's number, a key and a value. Derived indexes are not among them: they are built again from
+//! the rows that they are derived from.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{Heartbeat, State, StoredRoot};
+use crate::{
+    catalog::{Instance, Node},
+    codec::{self, DecodeError},
+    command::Member,
+    deadline::{Deadline, DeadlineKey},
+    dedup::Session,
+    event::{Event, Topic},
+    health::Check,
+    id::{CheckKey, Index, InstanceKey, Key, LeaseId, NodeName, Revision, SessionId},
+    kv::{KvRow, Version},
+    lease::Lease,
+    time::Time,
+};
+
+/// What is not in a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Scalars {
+    index: Index,
+    time: Time,
+    rules: u32,
+    revision: Revision,
+    compacted: Revision,
+    swept: (Revision, u32),
+    key_floor: Index,
+    topic_floor: Index,
+    log_dropped: Index,
+}
+
+/// Tables by number; numbers are never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    Scalars,
+    Keys,
+    History,
+    Revisions,
+    KeyGraves,
+    Nodes,
+    Instances,
+    Checks,
+    Leases,
+    Heartbeats,
+    Deadlines,
+    Sessions,
+    Members,
+    CaRoots,
+    Touched,
+    TopicGraves,
+    Events,
+}
+
+fn row<K: Serialize, V: Serialize>(kind: Kind) -> impl Fn((&K, &V)) -> Vec<u8> {
+    move |(key, value)| codec::encode_row(&(kind, key, value))
+}
+
+impl State {
+    /// A hash of everything that the state holds; the same on every node that has applied the same entries.
+    ///
+    /// The change log is not in it: its events repeat what rows were, and rows are hashed as they change.
+    pub fn digest(&self) -> u128 {
+        let tables = [
+            self.kv.rows.digest(),
+            self.kv.history.digest(),
+            self.catalog.nodes.digest(),
+            self.catalog.instances.digest(),
+            self.health.checks.digest(),
+            self.leases.rows.digest(),
+            self.heartbeats.digest(),
+            self.deadlines.rows.digest(),
+            self.sessions.rows.digest(),
+            self.members.digest(),
+            self.ca_roots.digest(),
+            self.touched.live.digest(),
+        ];
+        xxhash_rust::xxh3::xxh3_128(&codec::encode_row(&(self.scalars(), tables)))
+    }
+
+    /// The encoded size of everything that the state holds, history and change log too.
+    pub fn bytes(&self) -> u64 {
+        self.kv.bytes()
+            + self.catalog.nodes.bytes()
+            + self.catalog.instances.bytes()
+            + self.health.checks.bytes()
+            + self.leases.rows.bytes()
+            + self.heartbeats.bytes()
+            + self.deadlines.rows.bytes()
+            + self.sessions.rows.bytes()
+            + self.members.bytes()
+            + self.ca_roots.bytes()
+            + self.touched.live.bytes()
+            + self.changes.bytes()
+    }
+
+    fn scalars(&self) -> Scalars {
+        Scalars {
+            index: self.index,
+            time: self.time,
+            rules: self.rules,
+            revision: self.kv.revision,
+            compacted: self.kv.compacted,
+            swept: self.kv.swept,
+            key_floor: self.kv.graves.floor,
+            topic_floor: self.touched.gone.floor,
+            log_dropped: self.changes.dropped,
+        }
+    }
+
+    /// Every row, encoded, table by table in key order.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = Vec<u8>> {
+        std::iter::once(codec::encode_row(&(Kind::Scalars, (), self.scalars())))
+            .chain(self.kv.rows.iter().map(row(Kind::Keys)))
+            .chain(self.kv.history.iter().map(row(Kind::History)))
+            .chain(self.kv.revisions.iter().map(row(Kind::Revisions)))
+            .chain(self.kv.graves.by_key.iter().map(row(Kind::KeyGraves)))
+            .chain(self.catalog.nodes.iter().map(row(Kind::Nodes)))
+            .chain(self.catalog.instances.iter().map(row(Kind::Instances)))
+            .chain(self.health.checks.iter().map(row(Kind::Checks)))
+            .chain(self.leases.rows.iter().map(row(Kind::Leases)))
+            .chain(self.heartbeats.iter().map(row(Kind::Heartbeats)))
+            .chain(self.deadlines.rows.iter().map(row(Kind::Deadlines)))
+            .chain(self.sessions.rows.iter().map(row(Kind::Sessions)))
+            .chain(self.members.iter().map(row(Kind::Members)))
+            .chain(self.ca_roots.iter().map(row(Kind::CaRoots)))
+            .chain(self.touched.live.iter().map(row(Kind::Touched)))
+            .chain(self.touched.gone.by_key.iter().map(row(Kind::TopicGraves)))
+            .chain(self.changes.events.iter().map(row(Kind::Events)))
+    }
+
+    /// Puts back a row that [`State::rows`] gave. Checks come after the instances that they judge.
+    pub(crate) fn load(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
+        // A kind is encoded as one byte.
+        let (kind, body) = bytes
+            .split_at_checked(1)
+            .ok_or_else(|| DecodeError::Malformed("empty row".into()))?;
+        match codec::decode_row(kind)? {
+            Kind::Scalars => {
+                let ((), scalars) = pair(body)?;
+                self.load_scalars(scalars);
+            }
+            Kind::Keys => {
+                let (key, value): (Key, KvRow) = pair(body)?;
+                self.kv.load_row(key, value);
+            }
+            Kind::History => {
+                let (key, value): ((Key, Revision), Version) = pair(body)?;
+                self.kv.history.put(key, value);
+            }
+            Kind::Revisions => {
+                let (key, value): ((Revision, u32), Key) = pair(body)?;
+                self.kv.revisions.insert(key, value);
+            }
+            Kind::KeyGraves => {
+                let (key, value): (Key, Index) = pair(body)?;
+                self.kv.graves.bury(key, value);
+            }
+            Kind::Nodes => {
+                let (_, value): (NodeName, Arc<Node>) = pair(body)?;
+                self.catalog.load_node(value);
+            }
+            Kind::Instances => {
+                let (_, value): (InstanceKey, Arc<Instance>) = pair(body)?;
+                self.catalog.load_instance(value);
+            }
+            Kind::Checks => {
+                let (_, value): (CheckKey, Arc<Check>) = pair(body)?;
+                self.health.load(value);
+            }
+            Kind::Leases => {
+                let (key, value): (LeaseId, Lease) = pair(body)?;
+                self.leases.rows.put(key, value);
+            }
+            Kind::Heartbeats => {
+                let (key, value): (InstanceKey, Heartbeat) = pair(body)?;
+                self.heartbeats.put(key, value);
+            }
+            Kind::Deadlines => {
+                let (key, value): (DeadlineKey, Deadline) = pair(body)?;
+                self.deadlines.load(key, value);
+            }
+            Kind::Sessions => {
+                let (key, value): (SessionId, Session) = pair(body)?;
+                self.sessions.rows.put(key, value);
+            }
+            Kind::Members => {
+                let (key, value): (NodeName, Arc<Member>) = pair(body)?;
+                self.members.put(key, value);
+            }
+            Kind::CaRoots => {
+                let (key, value): (Arc<str>, Arc<StoredRoot>) = pair(body)?;
+                self.ca_roots.put(key, value);
+            }
+            Kind::Touched => {
+                let (key, value): (Topic, Index) = pair(body)?;
+                self.touched.live.put(key, value);
+            }
+            Kind::TopicGraves => {
+                let (key, value): (Topic, Index) = pair(body)?;
+                self.touched.gone.bury(key, value);
+            }
+            Kind::Events => {
+                let (key, value): ((Index, u32), Event) = pair(body)?;
+                self.changes.put(key, value);
+            }
+        }
+        Ok(())
+    }
+
+    fn load_scalars(&mut self, scalars: Scalars) {
+        self.index = scalars.index;
+        self.time = scalars.time;
+        self.rules = scalars.rules;
+        self.kv.revision = scalars.revision;
+        self.kv.compacted = scalars.compacted;
+        self.kv.swept = scalars.swept;
+        self.kv.graves.floor = scalars.key_floor;
+        self.touched.gone.floor = scalars.topic_floor;
+        self.changes.dropped = scalars.log_dropped;
+    }
+}
+
+fn pair<K: DeserializeOwned, V: DeserializeOwned>(bytes: &[u8]) -> Result<(K, V), DecodeError> {
+    codec::decode_row(bytes)
+}

@@ -1,0 +1,205 @@
+//! What a command must be before it is looked at: sizes, names, ranges. The same before proposing, where it saves
+//! a round trip, and at apply, where it holds whoever proposed.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    codec,
+    command::{
+        CheckDefinition, CheckKind, CheckUpdate, Command, Delete, Deregister, Guard, LeaseGrant, Put,
+        Register, Service, Target, UpdateSource,
+    },
+    id::Key,
+    kv::KeyRange,
+    limits,
+    outcome::Rejection,
+    time::Ttl,
+};
+
+impl Command {
+    /// Whether it is within its bounds, whatever the state.
+    ///
+    /// # Errors
+    /// The first bound that it breaks.
+    pub fn check(&self) -> Result<(), Rejection> {
+        match self {
+            Self::Put(put) => check_put(put),
+            Self::Delete(delete) => check_delete(delete),
+            Self::Register(register) => check_register(register),
+            Self::Deregister(Deregister { node, target, .. }) => {
+                node.check()?;
+                match target {
+                    Target::Node => Ok(()),
+                    Target::Instance(id) => Ok(id.check()?),
+                    Target::Check(id) => Ok(id.check()?),
+                }
+            }
+            Self::CheckUpdate(update) => check_update(update),
+            Self::LeaseGrant(LeaseGrant { ttl, .. }) => check_ttl("lease TTL", *ttl),
+            Self::Renew(renewals) if renewals.len() > limits::ENTRY_RENEWALS_MAX => Err(Rejection::too_many(
+                "renewals in one entry",
+                limits::ENTRY_RENEWALS_MAX,
+            )),
+            Self::MemberUp(member) => {
+                member.name.check()?;
+                check_size(
+                    "member",
+                    codec::encoded_len(member),
+                    limits::REGISTRATION_BYTES_MAX,
+                )
+            }
+            Self::CaRootSet(root) => {
+                check_size("CA root", codec::encoded_len(root), limits::CA_ROOT_BYTES_MAX)
+            }
+            Self::Compact(_)
+            | Self::LeaseRevoke(_)
+            | Self::Renew(_)
+            | Self::Pulse
+            | Self::OpenSession
+            | Self::RulesRaise(_) => Ok(()),
+        }
+    }
+
+    /// Whether it makes the state grow: refused when the quota is used up.
+    pub(crate) fn grows(&self) -> bool {
+        match self {
+            Self::Put(_)
+            | Self::Register(_)
+            | Self::LeaseGrant(_)
+            | Self::OpenSession
+            | Self::CaRootSet(_) => true,
+            Self::Delete(_)
+            | Self::Compact(_)
+            | Self::Deregister(_)
+            | Self::CheckUpdate(_)
+            | Self::LeaseRevoke(_)
+            | Self::Renew(_)
+            | Self::Pulse
+            | Self::MemberUp(_)
+            | Self::RulesRaise(_) => false,
+        }
+    }
+}
+
+fn check_size(what: &str, size: u64, limit: usize) -> Result<(), Rejection> {
+    if size > limit as u64 {
+        return Err(Rejection::TooLarge {
+            what: what.into(),
+            size,
+            limit: limit as u64,
+        });
+    }
+    Ok(())
+}
+
+fn check_count(what: &str, count: usize, limit: usize) -> Result<(), Rejection> {
+    if count > limit {
+        Err(Rejection::too_many(what, limit))
+    } else {
+        Ok(())
+    }
+}
+
+fn check_ttl(what: &str, ttl: Ttl) -> Result<(), Rejection> {
+    if ttl == Ttl(0) || ttl > limits::TTL_MAX {
+        return Err(Rejection::invalid(format!(
+            "{what} {ttl} must be above 0 and at most {}",
+            limits::TTL_MAX
+        )));
+    }
+    Ok(())
+}
+
+fn check_key(key: &Key) -> Result<(), Rejection> {
+    if key.is_empty() {
+        return Err(Rejection::invalid("key must not be empty"));
+    }
+    check_size("key", key.len() as u64, limits::KEY_BYTES_MAX)
+}
+
+fn check_put(put: &Put) -> Result<(), Rejection> {
+    check_key(&put.key)?;
+    check_size("value", put.value.len() as u64, limits::VALUE_BYTES_MAX)
+}
+
+fn check_delete(delete: &Delete) -> Result<(), Rejection> {
+    if delete.guard != Guard::Always {
+        check_key(&delete.range.start)?;
+        if delete.range != KeyRange::one(delete.range.start.clone()) {
+            return Err(Rejection::invalid("a guarded delete is of one key"));
+        }
+    }
+    Ok(())
+}
+
+fn check_register(register: &Register) -> Result<(), Rejection> {
+    check_size(
+        "registration",
+        codec::encoded_len(register),
+        limits::REGISTRATION_BYTES_MAX,
+    )?;
+    register.node.check()?;
+    if let Some(node) = &register.node_update {
+        check_meta(&node.meta)?;
+    }
+    if let Some(service) = &register.service {
+        check_service(service)?;
+    }
+    if let Some(ttl) = register.heartbeat {
+        check_ttl("heartbeat", ttl)?;
+    }
+    check_count(
+        "checks in one registration",
+        register.checks.len(),
+        limits::CHECKS_PER_REGISTRATION_MAX,
+    )?;
+    register.checks.iter().try_for_each(check_definition)
+}
+
+fn check_service(service: &Service) -> Result<(), Rejection> {
+    service.id.check()?;
+    service.name.check()?;
+    check_count("tags", service.tags.len(), limits::TAGS_MAX)?;
+    check_meta(&service.meta)
+}
+
+fn check_meta(meta: &BTreeMap<Arc<str>, Arc<str>>) -> Result<(), Rejection> {
+    check_count("metadata pairs", meta.len(), limits::META_PAIRS_MAX)?;
+    for (key, value) in meta {
+        let wrong = |c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        if key.is_empty() || key.contains(wrong) {
+            return Err(Rejection::invalid(format!(
+                "metadata key {key:?} must be of A-Z, a-z, 0-9, - and _"
+            )));
+        }
+        check_size("metadata key", key.len() as u64, limits::META_KEY_BYTES_MAX)?;
+        check_size("metadata value", value.len() as u64, limits::META_VALUE_BYTES_MAX)?;
+    }
+    Ok(())
+}
+
+fn check_definition(definition: &CheckDefinition) -> Result<(), Rejection> {
+    definition.id.check()?;
+    if let Some(service) = &definition.service {
+        service.check()?;
+    }
+    if let Some(after) = definition.deregister_after {
+        check_ttl("deregister-critical-service-after", after)?;
+    }
+    match &definition.kind {
+        CheckKind::External => Ok(()),
+        CheckKind::Ttl(ttl) => check_ttl("check TTL", *ttl),
+        CheckKind::Http(_) | CheckKind::Tcp(_) | CheckKind::Grpc(_) => {
+            check_ttl("check interval", definition.kind.interval().unwrap_or_default())
+        }
+    }
+}
+
+fn check_update(update: &CheckUpdate) -> Result<(), Rejection> {
+    update.node.check()?;
+    update.check.check()?;
+    match &update.source {
+        UpdateSource::ServiceOrImplicit(ttl) => check_ttl("check TTL", *ttl),
+        UpdateSource::Service | UpdateSource::Probe(_) => Ok(()),
+    }
+}
