@@ -1,0 +1,165 @@
+//! A registry that is one value in memory: no cluster, no disk, no clock of its own. Tests of dialects and of
+//! clients stand on it, and time passes in it only when they say so.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use spine_core::{
+    Applied, Author, Command, Entry, NodeName, Outcome, Renewal, RenewalRequest, Renewed, Request, Rights,
+    State, Time, Ttl, WallTime,
+};
+
+use crate::{
+    hub::Hub,
+    registry::{AdminCommand, AdminOutcome, Context, Error, NodeStatus, Registry, Role},
+};
+
+/// The registry in memory.
+pub struct Local {
+    name: NodeName,
+    hub: Hub,
+    /// The state being changed, and the cluster time.
+    now: Mutex<(State, Time)>,
+    /// Set to answer as a node without a leader does.
+    leaderless: Mutex<bool>,
+}
+
+impl Local {
+    /// An empty registry on a node of this name.
+    pub fn new(name: NodeName) -> Self {
+        let state = State::new();
+        Self {
+            name,
+            hub: Hub::new(state.clone()),
+            now: Mutex::new((state, Time(0))),
+            leaderless: Mutex::new(false),
+        }
+    }
+
+    /// Lets cluster time pass, and ends what is due then.
+    pub fn advance(&self, ttl: Ttl) {
+        let until = {
+            let mut now = self.now.lock();
+            now.1 = now.1.after(ttl);
+            now.1
+        };
+        while self.now.lock().0.next_deadline().is_some_and(|due| due <= until) {
+            self.apply(Request::internal(Command::Pulse));
+        }
+    }
+
+    /// From now on answers as a node that knows no leader, or again as one that does.
+    pub fn set_leaderless(&self, leaderless: bool) {
+        *self.leaderless.lock() = leaderless;
+    }
+
+    fn apply(&self, request: Request) -> Applied {
+        let mut now = self.now.lock();
+        let (state, time) = &mut *now;
+        let batch = state.apply(&Entry {
+            time: *time,
+            wall: WallTime(0),
+            requests: vec![request],
+        });
+        self.hub.publish(state.clone(), &batch.events);
+        batch
+            .applied
+            .into_iter()
+            .next()
+            .expect("one request has one outcome")
+    }
+
+    fn check_leader(&self) -> Result<(), Error> {
+        if *self.leaderless.lock() {
+            Err(Error::NoLeader)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn author(cx: &Context) -> Author {
+        Author {
+            dialect: cx.dialect,
+            peer: cx.peer.clone(),
+            ..Author::default()
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for Local {
+    async fn propose(&self, cx: &Context, command: Command) -> Result<Applied, Error> {
+        self.check_leader()?;
+        command.check()?;
+        let renewal = self.hub.newest().as_renewal(&command);
+        if let Some(renewal) = renewal
+            && let renewed @ Renewed::Until(_) = self.renew(cx, renewal).await?
+        {
+            return Ok(Applied {
+                index: self.hub.newest().index(),
+                result: Ok(Outcome::Renewed(vec![renewed])),
+            });
+        }
+        let applied = self.apply(Request {
+            author: Self::author(cx),
+            ..Request::internal(command)
+        });
+        Ok(applied)
+    }
+
+    async fn renew(&self, cx: &Context, renewal: Renewal) -> Result<Renewed, Error> {
+        self.check_leader()?;
+        let request = RenewalRequest {
+            author: Self::author(cx),
+            rights: Rights::Open,
+            renewal,
+        };
+        let applied = self.apply(Request::internal(Command::Renew(vec![request])));
+        match applied.result? {
+            Outcome::Renewed(mut renewed) => Ok(renewed.pop().expect("one renewal has one outcome")),
+            other => unreachable!("renewals have no outcome {other:?}"),
+        }
+    }
+
+    async fn view(&self, cx: &Context) -> Result<Arc<State>, Error> {
+        if cx.consistency == crate::registry::Consistency::Linearizable {
+            self.check_leader()?;
+        }
+        Ok(self.hub.newest())
+    }
+
+    fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    fn status(&self) -> NodeStatus {
+        let state = self.hub.newest();
+        let leader = !*self.leaderless.lock();
+        NodeStatus {
+            name: self.name.clone(),
+            node_id: 1,
+            cluster_id: "11111111-2222-3333-4444-555555555555".into(),
+            datacenter: "dc1".into(),
+            role: if leader { Role::Leader } else { Role::Follower },
+            leader: leader.then(|| self.name.clone()),
+            last_contact: leader.then_some(std::time::Duration::ZERO),
+            term: 1,
+            last_log: state.index().0,
+            committed: state.index().0,
+            applied: state.index().0,
+            index: state.index(),
+            time: state.time(),
+            state_bytes: state.bytes(),
+            ready: true,
+        }
+    }
+
+    async fn admin(&self, _cx: &Context, command: AdminCommand) -> Result<AdminOutcome, Error> {
+        match command {
+            AdminCommand::Checkpoint => Err(Error::Unsupported(
+                "a registry in memory has no checkpoint".into(),
+            )),
+        }
+    }
+}
