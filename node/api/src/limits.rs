@@ -10,9 +10,9 @@ pub const GRPC_MESSAGE_BYTES_MAX: usize = 2 << 20;
 /// Requests parked in blocking queries and watches at once, all dialects together.
 pub const WAITERS_MAX: usize = 100_000;
 /// A blocking query without a `wait`.
-pub const WAIT_DEFAULT: Duration = Duration::from_secs(300);
+pub const WAIT_DEFAULT: Duration = Duration::from_mins(5);
 /// The longest a blocking query waits; a longer one is cut.
-pub const WAIT_MAX: Duration = Duration::from_secs(600);
+pub const WAIT_MAX: Duration = Duration::from_mins(10);
 /// A request that does not block is answered within this time.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// Bytes of a filter expression.

@@ -637,6 +637,10 @@ pub struct CaRoot {
     pub serial: Arc<str>,
     /// The id of its key.
     pub key_id: Arc<str>,
+    /// The kind of its key, such as `ec`.
+    pub key_type: Arc<str>,
+    /// The size of its key.
+    pub key_bits: u32,
     /// Valid from.
     pub not_before: WallTime,
     /// Valid until.

@@ -38,7 +38,7 @@ pub struct Delta<T> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Change {
     /// A key.
-    Key(Key, Delta<KvRow>),
+    Key(Key, Delta<Arc<KvRow>>),
     /// A node.
     Node(NodeName, Delta<Arc<Node>>),
     /// An instance.

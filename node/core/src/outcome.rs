@@ -227,6 +227,7 @@ pub struct RejectionRow {
 
 impl Rejection {
     /// One variant of each kind, for the table and its tests.
+    #[expect(clippy::too_many_lines, reason = "a table")]
     pub fn row(&self) -> RejectionRow {
         let (code, meaning, remedy, retry) = match self {
             Self::Invalid(_) => (

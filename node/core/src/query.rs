@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use crate::{
     catalog::{Instance, Node},
-    command::{CaRoot, Member, Status},
+    command::{CaRoot, Member, Scope, Status},
     event::{Interest, Topic},
     health::Check,
     id::{CheckKey, Index, InstanceKey, Key, NodeName, Revision, ServiceName},
@@ -68,7 +68,7 @@ impl<T> Answer<T> {
 pub struct GetKey(pub Key);
 
 impl Query for GetKey {
-    type Value = Option<KvRow>;
+    type Value = Option<Arc<KvRow>>;
 
     fn ask(&self, state: &State) -> Answer<Self::Value> {
         let interest = vec![Topic::Keys(KeyRange::one(self.0.clone()))];
@@ -222,13 +222,8 @@ impl Query for Services {
     fn ask(&self, state: &State) -> Answer<Self::Value> {
         let mut services = Self::Value::new();
         for instance in state.catalog().instances() {
-            match services.get_mut(&instance.service.name) {
-                Some(tags) => tags.extend(instance.service.tags.iter().cloned()),
-                None => {
-                    let tags = instance.service.tags.iter().cloned().collect();
-                    services.insert(instance.service.name.clone(), tags);
-                }
-            }
+            let tags = services.entry(instance.service.name.clone()).or_default();
+            tags.extend(instance.service.tags.iter().cloned());
         }
         Answer::new(state, vec![Topic::Services], services)
     }
@@ -355,6 +350,19 @@ impl Query for InstanceHealth {
             Topic::Node(self.0.node.clone()),
         ];
         Answer::new(state, interest, endpoint)
+    }
+}
+
+/// The instance that a call by id means: on the node named, or on the one other server's node that has the id.
+#[derive(Clone, Debug)]
+pub struct FindInstance(pub InstanceKey);
+
+impl Query for FindInstance {
+    type Value = Result<Option<InstanceKey>, Rejection>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let found = state.locate_instance(&self.0.node, &self.0.id, Scope::Servers);
+        Answer::new(state, vec![Topic::Instances], found)
     }
 }
 

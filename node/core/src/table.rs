@@ -44,7 +44,13 @@ impl<K: Ord + Clone + Serialize, V: Clone + Stamped + Serialize> Table<K, V> {
         self.rows.len()
     }
 
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// Every row, in key order.
+    #[expect(clippy::iter_without_into_iter, reason = "nobody loops over a whole table")]
     pub fn iter(&self) -> Iter<'_, K, V> {
         self.rows.iter()
     }
@@ -65,6 +71,7 @@ impl<K: Ord + Clone + Serialize, V: Clone + Stamped + Serialize> Table<K, V> {
     }
 
     /// Sets a row; gives the one before.
+    #[expect(clippy::needless_pass_by_value, reason = "as a map's insert")]
     pub fn put(&mut self, key: K, value: V) -> Option<V> {
         let (digest, bytes) = fingerprint(&key, &value);
         self.digest = self.digest.wrapping_add(digest);

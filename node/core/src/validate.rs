@@ -159,6 +159,10 @@ fn check_register(register: &Register) -> Result<(), Rejection> {
 fn check_service(service: &Service) -> Result<(), Rejection> {
     service.id.check()?;
     service.name.check()?;
+    // Nobody is reached at the unspecified address.
+    if matches!(&*service.address, "0.0.0.0" | "::" | "[::]") {
+        return Err(Rejection::invalid("invalid service address"));
+    }
     check_count("tags", service.tags.len(), limits::TAGS_MAX)?;
     check_meta(&service.meta)
 }

@@ -1,7 +1,8 @@
 //! Applying, snapshotting and replaying come to the same state.
 
 use spine_core::{
-    Command, Entry, ExistingChecks, Guard, Put, Register, Repeat, Request, State, Time, WallTime,
+    Command, Entry, ExistingChecks, Guard, NodeDefinition, Put, Register, Repeat, Request, State, Time,
+    WallTime,
     snapshot::{self, Header, Restore},
 };
 
@@ -30,7 +31,7 @@ fn a_snapshot_restores_to_the_same_digest() {
     }
     let register = Register {
         node: spine_core::NodeName::parse("n1").expect("a name"),
-        node_update: Some(Default::default()),
+        node_update: Some(NodeDefinition::default()),
         service: None,
         checks: Vec::new(),
         existing: ExistingChecks::Keep,

@@ -65,7 +65,15 @@ mod tests {
             status = counter.record(&thresholds, result, status);
             seen.push(status);
         }
-        use Status::{Critical, Passing, Warning};
-        assert_eq!(seen, [Passing, Warning, Critical, Critical, Passing]);
+        assert_eq!(
+            seen,
+            [
+                Status::Passing,
+                Status::Warning,
+                Status::Critical,
+                Status::Critical,
+                Status::Passing
+            ]
+        );
     }
 }

@@ -88,7 +88,7 @@ impl Health {
             let status = definition.status.unwrap_or(Status::Critical);
             after = after.reporting(w, status, &definition.output);
         }
-        (after != **before).then(|| Check {
+        (after != **before).then_some(Check {
             modify_index: w.index,
             ..after
         })

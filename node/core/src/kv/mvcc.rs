@@ -4,6 +4,8 @@
 //! which key each revision changed, in order. Compaction raises a floor at once; entries that follow drop what lies
 //! behind it, a bounded number each.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +22,7 @@ use crate::{
 
 /// A version that is no longer the newest, or a tombstone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Version(pub(crate) Option<KvRow>);
+pub(crate) struct Version(pub(crate) Option<Arc<KvRow>>);
 
 impl Stamped for Version {
     fn index(&self) -> Index {
@@ -38,7 +40,7 @@ impl Stamped for Key {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
     /// Keys with their rows, in byte order.
-    pub rows: Vec<(Key, KvRow)>,
+    pub rows: Vec<(Key, Arc<KvRow>)>,
     /// How many the interval has, whatever the limit.
     pub count: u64,
     /// Whether the limit left some out.
@@ -50,7 +52,7 @@ pub struct Page {
 /// The key/value store.
 #[derive(Clone, Debug)]
 pub struct Kv {
-    pub(crate) rows: Table<Key, KvRow>,
+    pub(crate) rows: Table<Key, Arc<KvRow>>,
     pub(crate) history: Table<(Key, Revision), Version>,
     pub(crate) revisions: Tree<(Revision, u32), Key>,
     pub(crate) graves: Graves<Key>,
@@ -99,7 +101,7 @@ impl Kv {
     }
 
     /// A key's row.
-    pub fn get(&self, key: &Key) -> Option<&KvRow> {
+    pub fn get(&self, key: &Key) -> Option<&Arc<KvRow>> {
         self.rows.get(key)
     }
 
@@ -161,7 +163,7 @@ impl Kv {
     }
 
     /// Keys and rows as they were at a revision: the newest version of each key up to it.
-    fn merged(&self, range: &KeyRange, at: Revision) -> impl Iterator<Item = (Key, KvRow)> {
+    fn merged(&self, range: &KeyRange, at: Revision) -> impl Iterator<Item = (Key, Arc<KvRow>)> {
         let (start, end) = range.bounds();
         let from = start.map(|key| (key, Revision(0)));
         let to = end.map(|key| (key, Revision(0)));
@@ -185,7 +187,7 @@ impl Kv {
                 };
                 let mut newest = None;
                 while let Some((_, version)) = old.next_if(|((of, _), _)| *of == key) {
-                    newest = version.0.clone();
+                    newest.clone_from(&version.0);
                 }
                 if let Some((_, row)) = now.next_if(|(of, _)| **of == key) {
                     newest = Some(row.clone());
@@ -280,7 +282,7 @@ impl Kv {
             create_index: before.as_ref().map_or(w.index, |row| row.create_index),
             modify_index: w.index,
         };
-        self.write(w, 0, &put.key, before, Some(row));
+        self.write(w, 0, &put.key, before, Some(Arc::new(row)));
         Outcome::Put {
             revision: self.revision,
             written: true,
@@ -324,7 +326,14 @@ impl Kv {
     }
 
     /// Makes one change of the present revision, its `sub`-th.
-    fn write(&mut self, w: &mut Writer, sub: u32, key: &Key, before: Option<KvRow>, after: Option<KvRow>) {
+    fn write(
+        &mut self,
+        w: &mut Writer,
+        sub: u32,
+        key: &Key,
+        before: Option<Arc<KvRow>>,
+        after: Option<Arc<KvRow>>,
+    ) {
         if let Some(row) = &before {
             self.history
                 .put((key.clone(), row.mod_revision), Version(Some(row.clone())));
@@ -333,19 +342,13 @@ impl Kv {
         if let Some(lease) = before.as_ref().and_then(|row| row.lease) {
             self.by_lease.remove(&(lease, key.clone()));
         }
-        match &after {
-            Some(row) => {
-                if let Some(lease) = row.lease {
-                    self.by_lease.insert((lease, key.clone()), ());
-                }
-                self.graves.raise(key);
-                self.rows.put(key.clone(), row.clone());
-            }
-            None => {
-                self.history.put((key.clone(), self.revision), Version(None));
-                self.rows.remove(key);
-                self.graves.bury(key.clone(), w.index);
-            }
+        if let Some(row) = &after {
+            self.graves.raise(key);
+            self.load_row(key.clone(), row.clone());
+        } else {
+            self.history.put((key.clone(), self.revision), Version(None));
+            self.rows.remove(key);
+            self.graves.bury(key.clone(), w.index);
         }
         w.emit(Change::Key(key.clone(), Delta { before, after }));
     }
@@ -401,7 +404,7 @@ impl Kv {
         }
     }
 
-    pub(crate) fn load_row(&mut self, key: Key, row: KvRow) {
+    pub(crate) fn load_row(&mut self, key: Key, row: Arc<KvRow>) {
         if let Some(lease) = row.lease {
             self.by_lease.insert((lease, key.clone()), ());
         }

@@ -102,17 +102,17 @@ impl State {
 
     fn remove_node(&mut self, w: &mut Writer, node: &NodeName) -> bool {
         let checks: Vec<_> = self.health.on_node(node).map(|check| check.key()).collect();
-        checks.iter().for_each(|key| {
+        for key in &checks {
             self.remove_check(w, key);
-        });
+        }
         let instances: Vec<_> = self
             .catalog
             .on_node(node)
             .map(|instance| instance.key())
             .collect();
-        instances.iter().for_each(|key| {
+        for key in &instances {
             self.remove_instance(w, key);
-        });
+        }
         self.catalog.remove_node(w, node)
     }
 
@@ -122,9 +122,9 @@ impl State {
             .of(&key.node, Some(&key.id))
             .map(|check| check.key())
             .collect();
-        checks.iter().for_each(|check| {
+        for check in &checks {
             self.remove_check(w, check);
-        });
+        }
         self.forget_heartbeat(key);
         self.catalog.remove_instance(w, key)
     }

@@ -112,9 +112,9 @@ impl State {
             .filter(|check| kept.iter().all(|kept| kept.id != check.definition.id))
             .map(|check| check.key())
             .collect();
-        dropped.iter().for_each(|key| {
+        for key in &dropped {
             self.remove_check(w, key);
-        });
+        }
         !dropped.is_empty()
     }
 

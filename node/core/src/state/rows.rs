@@ -147,7 +147,7 @@ impl State {
                 self.load_scalars(scalars);
             }
             Kind::Keys => {
-                let (key, value): (Key, KvRow) = pair(body)?;
+                let (key, value): (Key, Arc<KvRow>) = pair(body)?;
                 self.kv.load_row(key, value);
             }
             Kind::History => {
