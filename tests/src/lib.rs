@@ -1,1 +1,11 @@
-//! Placeholder.
+//! What the tests of more than one crate share.
+//!
+//! [`spine_process`] runs the binary, [`namespace`] seals a test off, [`compat`] installs programs of others,
+//! [`tutorial`] reads the two texts that must run as they are printed; [`wait`] and [`http`] are their tools.
+
+pub mod compat;
+pub mod http;
+pub mod namespace;
+pub mod spine_process;
+pub mod tutorial;
+pub mod wait;
