@@ -43,10 +43,10 @@ pub enum Write {
     /// Saves how far the log is known to be committed. It rides along with the next flush and has none of its own: its
     /// callback is called at once and promises nothing. Ignored where the log doesn't reach so far.
     Committed(Position),
-    /// Removes the entries behind index `after`, or all of them.
+    /// Removes the entries behind `after`, or all of them. Neither committed nor purged entries can be removed so.
     Truncate {
-        /// The last index that stays.
-        after: Option<u64>,
+        /// The last entry that stays: an entry of the log, or the purged position.
+        after: Option<Position>,
     },
     /// Removes the entries up to and including this position, which may lie beyond the last entry: then the log is
     /// empty and goes on behind it. A position below an earlier purge is ignored.

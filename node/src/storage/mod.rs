@@ -13,3 +13,4 @@
 
 pub mod checkpoint;
 pub mod log;
+pub mod segment;

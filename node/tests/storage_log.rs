@@ -1,0 +1,318 @@
+//! What a log promises, on the disk of the machine and on the simulated one.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+use bytes::Bytes;
+use spine_node::storage::log::{LogEntry, LogError, LogHooks, LogStore, Position, Write};
+use spine_node::storage::segment::{LogOptions, LogPlace, SegmentLog};
+use spine_node::world::files::{Files, OsFiles};
+
+// The disk of the simulator, which lives where the simulator does.
+#[path = "../../tests/src/disk.rs"]
+#[allow(unreachable_pub, dead_code)]
+mod disk;
+
+const SALT: u64 = 7;
+
+/// Runs `test` on each disk.
+fn on_each_disk(test: impl Fn(Arc<dyn Files>, &Path)) {
+    let dir = tempfile::tempdir().unwrap();
+    test(Arc::new(OsFiles), &dir.path().join("log"));
+    test(Arc::new(disk::SimDisk::new()), Path::new("/node/log"));
+}
+
+fn place(files: &Arc<dyn Files>, dir: &Path) -> LogPlace {
+    LogPlace {
+        files: Arc::clone(files),
+        dir: dir.to_owned(),
+        options: LogOptions {
+            segment_bytes: 64 * 1024,
+            tail_bytes: 4096,
+            ..LogOptions::default()
+        },
+        hooks: LogHooks::fatal(|error| panic!("the log failed: {error}")),
+    }
+}
+
+fn create(files: &Arc<dyn Files>, dir: &Path) -> SegmentLog {
+    place(files, dir)
+        .create(Bytes::from_static(b"me"), SALT)
+        .unwrap()
+        .start()
+        .unwrap()
+}
+
+fn reopen(files: &Arc<dyn Files>, dir: &Path) -> SegmentLog {
+    place(files, dir).open().unwrap().start().unwrap()
+}
+
+/// Submits and waits for the answer.
+fn write(log: &SegmentLog, write: Write) -> Result<(), LogError> {
+    let (sender, answer) = mpsc::channel();
+    log.submit(write, Box::new(move |outcome| sender.send(outcome).unwrap()));
+    answer.recv().unwrap()
+}
+
+fn at(term: u64, index: u64) -> Position {
+    Position {
+        term,
+        leader: 1,
+        index,
+    }
+}
+
+fn entry(term: u64, index: u64) -> LogEntry {
+    let payload = Bytes::from(format!("{term}/{index} ").repeat(20));
+    LogEntry {
+        position: at(term, index),
+        payload,
+    }
+}
+
+fn entries(term: u64, indexes: std::ops::Range<u64>) -> Vec<LogEntry> {
+    indexes.map(|index| entry(term, index)).collect()
+}
+
+fn all(log: &SegmentLog) -> Vec<LogEntry> {
+    log.read(0..u64::MAX, usize::MAX).unwrap()
+}
+
+#[test]
+fn entries_and_vote_survive_a_restart() {
+    on_each_disk(|files, dir| {
+        let log = create(&files, dir);
+        write(&log, Write::Vote(Bytes::from_static(b"vote"))).unwrap();
+        for index in 0..1000 {
+            write(&log, Write::Append(vec![entry(1, index)])).unwrap();
+        }
+        write(&log, Write::Committed(at(1, 900))).unwrap();
+        assert_eq!(all(&log), entries(1, 0..1000));
+        log.close().unwrap();
+        let before = log.state();
+
+        let log = reopen(&files, dir);
+        assert_eq!(log.identity(), Bytes::from_static(b"me"));
+        assert_eq!(all(&log), entries(1, 0..1000));
+        assert_eq!(log.state().vote, Some(Bytes::from_static(b"vote")));
+        assert_eq!(log.state().committed, Some(at(1, 900)));
+        assert_eq!(log.state().last, before.last);
+    });
+}
+
+#[test]
+fn reads_stop_at_the_bound_and_give_what_there_is() {
+    on_each_disk(|files, dir| {
+        let log = create(&files, dir);
+        write(&log, Write::Append(entries(1, 0..100))).unwrap();
+        let one = entry(1, 50).payload.len();
+        assert_eq!(log.read(50..60, 3 * one).unwrap(), entries(1, 50..53));
+        assert_eq!(log.read(50..60, 0).unwrap(), entries(1, 50..51), "at least one");
+        assert_eq!(log.read(95..200, usize::MAX).unwrap(), entries(1, 95..100));
+        assert_eq!(log.read(200..300, usize::MAX).unwrap(), []);
+        write(&log, Write::Purge { up_to: at(1, 49) }).unwrap();
+        assert_eq!(log.read(0..60, usize::MAX).unwrap(), entries(1, 50..60));
+    });
+}
+
+#[test]
+fn a_shorter_truth_replaces_a_longer_suffix_for_good() {
+    on_each_disk(|files, dir| {
+        let log = create(&files, dir);
+        write(&log, Write::Append(entries(1, 0..500))).unwrap();
+        write(
+            &log,
+            Write::Truncate {
+                after: Some(at(1, 99)),
+            },
+        )
+        .unwrap();
+        write(&log, Write::Append(entries(2, 100..110))).unwrap();
+        let expected: Vec<_> = entries(1, 0..100)
+            .into_iter()
+            .chain(entries(2, 100..110))
+            .collect();
+        assert_eq!(all(&log), expected);
+        log.close().unwrap();
+        let log = reopen(&files, dir);
+        assert_eq!(all(&log), expected);
+        assert_eq!(log.state().last, Some(at(2, 109)));
+    });
+}
+
+#[test]
+fn purging_gives_segments_back_and_keeps_the_vote() {
+    on_each_disk(|files, dir| {
+        let log = create(&files, dir);
+        write(&log, Write::Vote(Bytes::from_static(b"old term"))).unwrap();
+        for start in (0..20_000).step_by(100) {
+            write(&log, Write::Append(entries(1, start..start + 100))).unwrap();
+            if start > 0 {
+                write(
+                    &log,
+                    Write::Purge {
+                        up_to: at(1, start - 1),
+                    },
+                )
+                .unwrap();
+            }
+        }
+        log.close().unwrap();
+        assert!(log.state().kept_bytes < 200_000, "{:?}", log.state());
+        assert!(log.state().stream_bytes > 2_000_000);
+        let files_left = files.list(dir).unwrap();
+        assert!(files_left.len() < 10, "{files_left:?}");
+        let log = reopen(&files, dir);
+        assert_eq!(log.state().vote, Some(Bytes::from_static(b"old term")));
+        assert_eq!(all(&log), entries(1, 19_900..20_000));
+    });
+}
+
+#[test]
+fn purging_beyond_the_end_lets_the_log_go_on_behind_a_snapshot() {
+    on_each_disk(|files, dir| {
+        let log = create(&files, dir);
+        write(&log, Write::Append(entries(1, 0..10))).unwrap();
+        write(&log, Write::Purge { up_to: at(4, 1000) }).unwrap();
+        assert_eq!(all(&log), []);
+        assert_eq!(log.state().last, Some(at(4, 1000)));
+        assert!(matches!(
+            write(&log, Write::Append(entries(4, 10..11))),
+            Err(LogError::Refused(_))
+        ));
+        write(&log, Write::Append(entries(4, 1001..1003))).unwrap();
+        log.close().unwrap();
+        assert_eq!(all(&reopen(&files, dir)), entries(4, 1001..1003));
+    });
+}
+
+#[test]
+fn what_breaks_the_rules_is_refused_and_changes_nothing() {
+    on_each_disk(|files, dir| {
+        let log = create(&files, dir);
+        write(&log, Write::Append(entries(3, 0..10))).unwrap();
+        write(&log, Write::Committed(at(3, 4))).unwrap();
+        let before = log.state();
+        let huge = Bytes::from(vec![0; log.payload_bytes_max() + 1]);
+        for bad in [
+            Write::Append(entries(3, 11..12)),
+            Write::Append(entries(2, 10..11)),
+            Write::Append(vec![entry(3, 10), entry(3, 12)]),
+            Write::Append(vec![LogEntry {
+                position: at(3, 10),
+                payload: huge,
+            }]),
+            Write::Append(vec![entry(3, u64::MAX)]),
+            Write::Truncate {
+                after: Some(at(3, 3)),
+            },
+            Write::Truncate {
+                after: Some(at(3, 10)),
+            },
+            Write::Truncate {
+                after: Some(at(3, u64::MAX)),
+            },
+            Write::Truncate { after: None },
+            Write::Purge {
+                up_to: at(3, u64::MAX),
+            },
+            Write::Vote(Bytes::from(vec![0; 2000])),
+        ] {
+            assert!(
+                matches!(write(&log, bad.clone()), Err(LogError::Refused(_))),
+                "{bad:?}"
+            );
+        }
+        write(&log, Write::Committed(at(3, 10))).unwrap();
+        assert_eq!(log.state(), before);
+        assert_eq!(all(&log), entries(3, 0..10));
+    });
+}
+
+#[test]
+fn a_write_is_read_as_soon_as_it_is_submitted() {
+    on_each_disk(|files, dir| {
+        let opened = place(&files, dir).create(Bytes::new(), SALT).unwrap();
+        let (log, mut driver) = opened.driven(Arc::new(|| {})).unwrap();
+        let (sender, answers) = mpsc::channel();
+        for index in 0..200 {
+            let sender = sender.clone();
+            log.submit(
+                Write::Append(vec![entry(1, index)]),
+                Box::new(move |_| sender.send(index).unwrap()),
+            );
+        }
+        assert_eq!(all(&log), entries(1, 0..200));
+        assert!(driver.write().unwrap());
+        assert_eq!(
+            answers.try_iter().count(),
+            0,
+            "nothing is acknowledged before the flush"
+        );
+        driver.finish().unwrap();
+        assert_eq!(
+            answers.try_iter().collect::<Vec<_>>(),
+            (0..200).collect::<Vec<_>>()
+        );
+        assert_eq!(all(&log), entries(1, 0..200));
+    });
+}
+
+#[test]
+fn the_queue_is_bounded() {
+    on_each_disk(|files, dir| {
+        let mut place = place(&files, dir);
+        place.options.queue_bytes = 10_000;
+        let (log, mut driver) = place
+            .create(Bytes::new(), SALT)
+            .unwrap()
+            .driven(Arc::new(|| {}))
+            .unwrap();
+        let (sender, answers) = mpsc::channel();
+        for index in 0..1000 {
+            let sender = sender.clone();
+            log.submit(
+                Write::Append(vec![entry(1, index)]),
+                Box::new(move |outcome| sender.send(outcome.is_ok()).unwrap()),
+            );
+        }
+        let refused = answers.try_iter().filter(|ok| !ok).count();
+        assert!((800..990).contains(&refused), "{refused}");
+        let (room, has_room) = mpsc::channel();
+        log.when_room(Box::new(move || room.send(()).unwrap()));
+        assert!(has_room.try_recv().is_err());
+        driver.write().unwrap();
+        driver.flush().unwrap();
+        has_room.recv().unwrap();
+        assert_eq!(all(&log).len(), 1000 - refused);
+    });
+}
+
+#[test]
+fn there_is_a_log_or_there_is_none() {
+    on_each_disk(|files, dir| {
+        assert!(!place(&files, dir).exists().unwrap());
+        assert!(matches!(place(&files, dir).open(), Err(LogError::Absent(_))));
+        create(&files, dir).close().unwrap();
+        assert!(place(&files, dir).exists().unwrap());
+        let again = place(&files, dir).create(Bytes::new(), SALT);
+        assert!(matches!(again, Err(LogError::Exists(_))));
+    });
+}
+
+#[test]
+fn a_closed_log_refuses_writes_and_still_reads() {
+    on_each_disk(|files, dir| {
+        let log = create(&files, dir);
+        write(&log, Write::Append(entries(1, 0..10))).unwrap();
+        log.close().unwrap();
+        log.close().unwrap();
+        assert!(matches!(
+            write(&log, Write::Append(entries(1, 10..11))),
+            Err(LogError::Closed)
+        ));
+        assert_eq!(all(&log), entries(1, 0..10));
+    });
+}
