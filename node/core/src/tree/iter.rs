@@ -3,18 +3,18 @@
 use std::iter::FusedIterator;
 use std::ops::Range;
 
-use super::node::Node;
+use super::node::{Node, Run};
 
 /// The entries of a range of a [`Tree`](super::Tree), in the order of their keys, from either end.
 ///
 /// It holds the ranks still to come and, for each end, what is left of the leaf it stands in. At the end of a leaf it
 /// descends from the root again by rank: a few nanoseconds for each entry, and no stack of parents to keep right. The
-/// two slices may overlap; the ranks alone say where the ends meet.
+/// two runs may overlap; the ranks alone say where the ends meet.
 pub struct Iter<'a, K, V> {
     root: &'a Node<K, V>,
     ranks: Range<usize>,
-    front: &'a [(K, V)],
-    back: &'a [(K, V)],
+    front: Run<'a, K, V>,
+    back: Run<'a, K, V>,
 }
 
 impl<'a, K, V> Iter<'a, K, V> {
@@ -22,8 +22,8 @@ impl<'a, K, V> Iter<'a, K, V> {
         Self {
             root,
             ranks,
-            front: &[],
-            back: &[],
+            front: empty(),
+            back: empty(),
         }
     }
 }
@@ -35,21 +35,20 @@ impl<'a, K, V> Iterator for Iter<'a, K, V> {
         if self.ranks.is_empty() {
             return None;
         }
-        if self.front.is_empty() {
-            let (leaf, at) = self.root.leaf_at(self.ranks.start);
-            self.front = &leaf[at..];
+        if self.front.len() == 0 {
+            self.front = self.root.run_from(self.ranks.start);
         }
-        let ((key, value), rest) = self.front.split_first()?;
-        self.front = rest;
+        let entry = self.front.next()?;
         self.ranks.start += 1;
-        Some((key, value))
+        Some(entry)
     }
 
     /// O(log n), so that `skip` is too.
     fn nth(&mut self, n: usize) -> Option<Self::Item> {
-        let n = n.min(self.ranks.len());
-        self.front = self.front.get(n..).unwrap_or_default();
-        self.ranks.start += n;
+        if n > 0 {
+            self.front = empty();
+            self.ranks.start += n.min(self.ranks.len());
+        }
         self.next()
     }
 
@@ -71,26 +70,20 @@ impl<K, V> DoubleEndedIterator for Iter<'_, K, V> {
         if self.ranks.is_empty() {
             return None;
         }
-        if self.back.is_empty() {
-            let (leaf, at) = self.root.leaf_at(self.ranks.end - 1);
-            self.back = &leaf[..=at];
+        if self.back.len() == 0 {
+            self.back = self.root.run_to(self.ranks.end - 1);
         }
-        let ((key, value), rest) = self.back.split_last()?;
-        self.back = rest;
+        let entry = self.back.next_back()?;
         self.ranks.end -= 1;
-        Some((key, value))
+        Some(entry)
     }
 
     /// O(log n), as `nth`.
     fn nth_back(&mut self, n: usize) -> Option<Self::Item> {
-        let n = n.min(self.ranks.len());
-        self.back = self
-            .back
-            .len()
-            .checked_sub(n)
-            .and_then(|rest| self.back.get(..rest))
-            .unwrap_or_default();
-        self.ranks.end -= n;
+        if n > 0 {
+            self.back = empty();
+            self.ranks.end -= n.min(self.ranks.len());
+        }
         self.next_back()
     }
 }
@@ -104,8 +97,12 @@ impl<K, V> Clone for Iter<'_, K, V> {
         Self {
             root: self.root,
             ranks: self.ranks.clone(),
-            front: self.front,
-            back: self.back,
+            front: self.front.clone(),
+            back: self.back.clone(),
         }
     }
+}
+
+fn empty<'a, K, V>() -> Run<'a, K, V> {
+    [].iter().zip(&[])
 }
