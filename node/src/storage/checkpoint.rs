@@ -4,6 +4,7 @@
 //! never written again. Two are kept, so a generation that rots is made up for by the one before and the log that is
 //! still there for it. Hence the caller purges its log up to [`Engine::log_index_kept`] at most.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -109,4 +110,82 @@ pub enum CheckpointError {
         /// What went wrong.
         reason: Arc<str>,
     },
+}
+
+impl CheckpointError {
+    /// A failure of the disk or the database while doing `what`.
+    pub(super) fn io<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self::Io {
+            what,
+            reason: error.to_string().into(),
+        }
+    }
+
+    /// Damage to a generation.
+    pub(super) fn damaged(generation: Generation, what: impl Into<String>) -> Self {
+        Self::Damaged {
+            generation: generation.0,
+            what: what.into(),
+        }
+    }
+}
+
+/// Says whether a header keeps the bounds.
+pub(super) fn check_header(header: &Header) -> Result<(), CheckpointError> {
+    if header.meta.len() > META_BYTES_MAX {
+        return Err(CheckpointError::Refused(format!(
+            "meta has {} bytes",
+            header.meta.len()
+        )));
+    }
+    Ok(())
+}
+
+/// Says whether a chunk keeps the bounds and follows `previous`.
+pub(super) fn check_chunk(chunk: &Chunk, previous: Option<&Bytes>) -> Result<(), CheckpointError> {
+    let refused = |what: String| Err(CheckpointError::Refused(what));
+    if !(1..=KEY_BYTES_MAX).contains(&chunk.key.len()) {
+        return refused(format!("a key has {} bytes", chunk.key.len()));
+    }
+    if chunk.value.len() > VALUE_BYTES_MAX {
+        return refused(format!("a value has {} bytes", chunk.value.len()));
+    }
+    if previous.is_some_and(|previous| *previous >= chunk.key) {
+        return refused("the keys don't rise".to_owned());
+    }
+    Ok(())
+}
+
+/// A generation that is kept, and where in the log it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) generation: Generation,
+    pub(super) log_index: u64,
+}
+
+/// Finds the newest of `candidates` (newest first) that loads, noting in `bad` those that don't.
+pub(super) fn newest_good(
+    candidates: &[Generation],
+    bad: &mut BTreeSet<Generation>,
+    mut load: impl FnMut(Generation) -> Result<Header, CheckpointError>,
+) -> Result<Loaded, CheckpointError> {
+    let mut passed_over = Vec::new();
+    for generation in candidates {
+        match load(*generation) {
+            Ok(header) => {
+                return Ok(Loaded {
+                    generation: *generation,
+                    header,
+                    passed_over,
+                });
+            }
+            Err(error) => {
+                tracing::warn!(generation = generation.0, %error, "a checkpoint generation is passed over");
+                bad.insert(*generation);
+                passed_over.push((*generation, error.to_string()));
+            }
+        }
+    }
+    let reasons: Vec<String> = passed_over.into_iter().map(|(_, reason)| reason).collect();
+    Err(CheckpointError::NoneVerified(reasons.join("; ")))
 }

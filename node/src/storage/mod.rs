@@ -13,4 +13,6 @@
 
 pub mod checkpoint;
 pub mod log;
+pub mod memory;
 pub mod segment;
+pub mod sled;
