@@ -7,6 +7,7 @@ pub mod limits;
 pub mod local;
 pub mod read;
 pub mod registry;
+pub mod ui;
 
 pub use self::{
     read::{Blocking, Read},
