@@ -5,6 +5,7 @@
 pub mod hub;
 pub mod limits;
 pub mod local;
+pub mod native;
 pub mod read;
 pub mod registry;
 pub mod ui;

@@ -1,0 +1,189 @@
+//! The native API, `spine.v1` over gRPC: the definitions in `proto/spine/v1` say what each call means.
+//!
+//! A call is three steps: [`decode`] makes a command or a question of the message, the [`Registry`] answers, and
+//! [`encode`] or [`status`] makes a message or a status of that. Watching has a file of its own ([`watch`]), and so
+//! has the standard health service, which tells whether this server is ready.
+
+mod catalog;
+mod decode;
+mod encode;
+mod health;
+mod kv;
+mod members;
+mod page;
+mod readiness;
+mod status;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+use spine_core::{Applied, Command, Dialect, Index, NodeName, Outcome, Query, Ttl};
+use spine_proto::v1;
+use tonic::{Request, Response, Status, metadata::MetadataMap, service::Routes};
+
+use crate::{
+    limits,
+    registry::{Consistency, Context, Credential, Error, Registry},
+};
+
+/// How the native API behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A request without `grpc-timeout` is answered within this time.
+    pub deadline: Duration,
+    /// The longest `grpc-timeout` that is obeyed; a longer one is cut.
+    pub deadline_max: Duration,
+    /// The time to live of a registration without checks that heartbeats and names none; `None`: it stays.
+    pub default_service_ttl: Option<Ttl>,
+    /// This release, as `ServerStatus` tells it.
+    pub version: Arc<str>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            deadline: limits::REQUEST_DEADLINE,
+            deadline_max: Duration::from_secs(60),
+            default_service_ttl: None,
+            version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+}
+
+/// Every service of the native API, with the standard health service and reflection.
+pub fn services(registry: Arc<dyn Registry>, settings: Settings) -> Routes {
+    let door = Door {
+        registry,
+        settings: Arc::new(settings),
+    };
+    macro_rules! bounded {
+        ($server:path) => {
+            <$server>::new(door.clone()).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX)
+        };
+    }
+    let mut routes = Routes::builder();
+    routes
+        .add_service(bounded!(v1::kv_server::KvServer<Door>))
+        .add_service(bounded!(v1::catalog_server::CatalogServer<Door>))
+        .add_service(bounded!(v1::health_server::HealthServer<Door>))
+        .add_service(bounded!(v1::members_server::MembersServer<Door>))
+        .add_service(bounded!(v1::watch_server::WatchServer<Door>))
+        .add_service(readiness::service(door))
+        .add_service(reflection());
+    routes.routes()
+}
+
+fn reflection()
+-> tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the definitions were compiled with this crate")
+}
+
+/// What every service holds.
+#[derive(Clone)]
+struct Door {
+    registry: Arc<dyn Registry>,
+    settings: Arc<Settings>,
+}
+
+impl Door {
+    /// Who asks, and until when; and what for.
+    fn open<T>(&self, request: Request<T>) -> (Context, T) {
+        let peer = request.remote_addr().map(|address| address.to_string().into());
+        let (metadata, _, message) = request.into_parts();
+        let budget = budget(&metadata).map_or(self.settings.deadline, |asked| {
+            leave_time_to_answer(asked.min(self.settings.deadline_max))
+        });
+        let cx = Context {
+            credential: credential(&metadata),
+            peer,
+            deadline: now() + budget,
+            ..Context::new(Dialect::Native)
+        };
+        (cx, message)
+    }
+
+    /// Changes the state; a refusal is an error here.
+    async fn propose(&self, cx: &Context, command: Command) -> Result<(Index, Outcome), Error> {
+        let Applied { index, result } = self.registry.propose(cx, command).await?;
+        Ok((index, result?))
+    }
+
+    /// Asks a question of one fresh state, whose index is where a watch goes on.
+    async fn ask<Q: Query>(&self, cx: &Context, query: &Q) -> Result<(Q::Value, v1::ReadHeader), Error> {
+        let state = self.registry.view(cx).await?;
+        let answer = query.ask(&state);
+        let header = v1::ReadHeader {
+            index: answer.index.0,
+            applied_index: state.index().0,
+            server: self.name().to_string(),
+        };
+        Ok((answer.value, header))
+    }
+
+    /// This server's name, which is its node's too.
+    fn name(&self) -> NodeName {
+        self.registry.status().name
+    }
+}
+
+/// The last step of a call.
+fn reply<T>(answer: Result<T, Error>) -> Result<Response<T>, Status> {
+    answer.map(Response::new).map_err(|error| status::of(&error))
+}
+
+/// An outcome that the command can't have: a defect, told instead of hidden.
+fn misfit(outcome: &Outcome) -> Error {
+    Error::Unknown(format!("the registry answered with {outcome:?}").into())
+}
+
+fn consistency(wire: i32) -> Consistency {
+    match v1::Consistency::try_from(wire) {
+        Ok(v1::Consistency::Stale) => Consistency::Stale,
+        // A word of a later release is read as the safe one.
+        Ok(v1::Consistency::Unspecified | v1::Consistency::Linearizable) | Err(_) => {
+            Consistency::Linearizable
+        }
+    }
+}
+
+fn credential(metadata: &MetadataMap) -> Option<Credential> {
+    let line = metadata.get("authorization")?.to_str().ok()?;
+    let (scheme, token) = line.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| Credential(token.trim().into()))
+}
+
+/// The client's `grpc-timeout`: up to eight digits and a unit.
+fn budget(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = (1..=8).contains(&digits.len()).then(|| digits.parse().ok())??;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3_600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+/// "Outcome unknown" is worth more than a connection cut at the client's deadline, so the answer is on its way
+/// before that.
+fn leave_time_to_answer(budget: Duration) -> Duration {
+    budget - (budget / 10).min(Duration::from_millis(100))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tokio's timer, which a simulation owns; deadlines of requests only"
+)]
+fn now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}

@@ -1,0 +1,31 @@
+//! Lists are cut into pages, so that no answer outgrows what a client accepts.
+
+use prost::Message;
+
+/// Rows of a page.
+pub(super) const ROWS_MAX: usize = 1_000;
+/// Bytes of a page, but for a single row that is larger; also of a watch's message.
+pub(super) const BYTES_MAX: usize = 1 << 20;
+
+/// How many rows are wanted.
+pub(super) fn limit(wire: u32) -> usize {
+    if wire == 0 {
+        ROWS_MAX
+    } else {
+        (wire as usize).min(ROWS_MAX)
+    }
+}
+
+/// The first rows, at least one if there are any, and whether more follow.
+pub(super) fn cut<T: Message>(rows: impl Iterator<Item = T>, limit: usize) -> (Vec<T>, bool) {
+    let mut page = Vec::new();
+    let mut bytes = 0;
+    for row in rows {
+        bytes += row.encoded_len();
+        if page.len() == limit || (bytes > BYTES_MAX && !page.is_empty()) {
+            return (page, true);
+        }
+        page.push(row);
+    }
+    (page, false)
+}

@@ -1,0 +1,142 @@
+//! Watching: a place in the change log, and topics. Between messages a stream holds the events of at most one batch.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures::{Stream, stream};
+use prost::Message;
+use spine_core::{Event, Index, Interest, Rejection};
+use spine_proto::v1::{self, watch_server::Watch};
+use tonic::{Request, Response, Status};
+
+use super::{Door, decode, encode, page, status};
+use crate::{
+    read::Read,
+    registry::{Context, Error, Registry},
+};
+
+/// Topics of one stream.
+const TOPICS_MAX: usize = 64;
+const PROGRESS_DEFAULT: Duration = Duration::from_secs(10);
+const PROGRESS_MIN: Duration = Duration::from_millis(100);
+const PROGRESS_MAX: Duration = Duration::from_secs(600);
+
+#[tonic::async_trait]
+impl Watch for Door {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let (cx, request) = self.open(request);
+        let teller = Teller::begin(self, &cx, request)
+            .await
+            .map_err(|error| status::of(&error))?;
+        Ok(Response::new(Box::pin(stream::unfold(Some(teller), tell))))
+    }
+}
+
+/// A stream between two messages.
+struct Teller {
+    registry: Arc<dyn Registry>,
+    interest: Interest,
+    with_before: bool,
+    idle: Duration,
+    /// Everything up to here has been told.
+    place: Index,
+    /// Fetched and not told yet, newest first; all behind `place`.
+    pending: Vec<Event>,
+    /// Where `place` moves when `pending` is told.
+    through: Index,
+    /// Whether the message that says where the stream begins is still to come.
+    opening: bool,
+}
+
+async fn tell(teller: Option<Teller>) -> Option<(Result<v1::WatchResponse, Status>, Option<Teller>)> {
+    let mut teller = teller?;
+    match teller.next().await {
+        Ok(message) => Some((Ok(message), Some(teller))),
+        Err(status) => Some((Err(status), None)),
+    }
+}
+
+impl Teller {
+    async fn begin(door: &Door, cx: &Context, request: v1::WatchRequest) -> Result<Self, Error> {
+        if request.topics.len() > TOPICS_MAX {
+            return Err(Rejection::TooMany {
+                what: "topics".into(),
+                limit: TOPICS_MAX as u64,
+            }
+            .into());
+        }
+        let interest: Interest = request
+            .topics
+            .into_iter()
+            .map(decode::topic)
+            .collect::<Result<_, _>>()?;
+        if interest.is_empty() {
+            return Err(Rejection::Invalid("a watch needs a topic".into()).into());
+        }
+        let idle = match request.progress_interval_ms {
+            0 => PROGRESS_DEFAULT,
+            asked => Duration::from_millis(asked).clamp(PROGRESS_MIN, PROGRESS_MAX),
+        };
+        let place = match request.from_index {
+            Some(index) => Index(index),
+            // All that was acknowledged before the request lies behind "now".
+            None => door.registry.view(cx).await?.index(),
+        };
+        Ok(Self {
+            registry: door.registry.clone(),
+            interest,
+            with_before: request.with_before,
+            idle,
+            place,
+            pending: Vec::new(),
+            through: place,
+            opening: true,
+        })
+    }
+
+    async fn next(&mut self) -> Result<v1::WatchResponse, Status> {
+        if std::mem::take(&mut self.opening) {
+            return Ok(v1::WatchResponse {
+                events: Vec::new(),
+                index: self.place.0,
+            });
+        }
+        if self.pending.is_empty() {
+            let mut cursor = self.registry.watch(self.interest.clone(), self.place);
+            let batch = cursor
+                .next(Some(self.idle))
+                .await
+                .map_err(|error| status::of_cursor(&error))?;
+            // A server that lags behind the client's place has nothing to tell; the place never falls.
+            self.through = self.place.max(batch.through);
+            self.pending = batch.events;
+            self.pending.reverse();
+        }
+        Ok(self.message())
+    }
+
+    /// As much of what is pending as a message holds, at least one event.
+    fn message(&mut self) -> v1::WatchResponse {
+        let mut events = Vec::new();
+        let mut bytes = 0;
+        while let Some(event) = self.pending.last() {
+            let encoded = encode::event(event, self.with_before);
+            bytes += encoded.encoded_len();
+            if bytes > page::BYTES_MAX && !events.is_empty() {
+                break;
+            }
+            events.push(encoded);
+            self.pending.pop();
+        }
+        self.place = match self.pending.last() {
+            None => self.through,
+            // The next event's request is not told whole yet, so a stream that breaks here tells it again.
+            Some(next) => Index(next.index.0 - 1).max(self.place),
+        };
+        v1::WatchResponse {
+            events,
+            index: self.place.0,
+        }
+    }
+}
