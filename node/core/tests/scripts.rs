@@ -10,9 +10,9 @@ fn scripts(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).expect("a directory of scripts") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
-            scripts(&path, found)
+            scripts(&path, found);
         } else {
-            found.push(path)
+            found.push(path);
         }
     }
     found.sort();

@@ -1,27 +1,29 @@
 //! The language of the golden scripts.
 
+mod parse;
 mod show;
 
-use std::{collections::BTreeMap, error::Error, sync::Arc};
+use std::{error::Error, fmt::Write as _};
 
 use goldenscript::{ArgumentConsumer, Context, Runner};
 use spine_core::{
-    AllChecks, AllEndpoints, Author, CaRoot, CaRoots, CheckDefinition, CheckId, CheckKey, CheckKind,
-    CheckUpdate, Command, CountKeys, Delete, Deregister, Entry, ExistingChecks, FindInstance, GetKey,
-    GrpcProbe, Guard, HttpProbe, Index, InstanceHealth, InstanceId, InstanceKey, KeyNames, KeyRange,
-    LeaseGrant, LeaseId, ListKeys, ListKeysAt, Member, Members, NodeChecks, NodeDefinition, NodeName,
-    NodeServices, Nodes, OneCheck, Pace, Put, Query, Register, Renewal, RenewalRequest, Repeat, Request,
-    RequestId, Revision, Rights, Scope, Service, ServiceChecks, ServiceHealth, ServiceName, Services,
-    SessionId, State, Status, Target, TcpProbe, Thresholds, Time, Ttl, UpdateSource, WallTime, Weights,
-    codec,
+    AllChecks, AllEndpoints, Author, CaRoots, Command, CountKeys, Entry, FindInstance, GetKey, Index,
+    InstanceHealth, KeyNames, LeaseId, ListKeys, ListKeysAt, Members, NodeChecks, NodeServices, Nodes,
+    OneCheck, Query, RenewalRequest, Request, Revision, Rights, ServiceChecks, ServiceHealth, Services,
+    State, Status, Time, WallTime, codec,
     snapshot::{self, Header, Restore},
 };
 
-type Answered = Result<String, Box<dyn Error>>;
+use self::parse::{
+    Parsed, check_key, command, instance, interest, node, pos, range, request_id, service, ttl,
+};
+
+/// What a command puts out.
+pub(crate) type Answered = Result<String, Box<dyn Error>>;
 
 /// A state, its time, and the request session that commands go through, if one was opened.
 #[derive(Default)]
-pub struct Script {
+pub(crate) struct Script {
     state: State,
     now: Time,
 }
@@ -127,6 +129,7 @@ impl Script {
         ))
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn ask(&self, question: &str, args: &mut ArgumentConsumer<'_>) -> Result<Option<String>, Box<dyn Error>> {
         let state = &self.state;
         let limit = args.take_key("limit").map(str::parse).transpose()?;
@@ -134,7 +137,7 @@ impl Script {
             "get" => show::answer(&GetKey(pos(args)?.to_owned().into()).ask(state), show::row),
             "list" => show::answer(
                 &ListKeys {
-                    range: range(args)?,
+                    range: range(args),
                     limit,
                 }
                 .ask(state),
@@ -143,7 +146,7 @@ impl Script {
             "at" => {
                 let revision = Revision(pos(args)?.parse()?);
                 let answer = ListKeysAt {
-                    range: range(args)?,
+                    range: range(args),
                     revision,
                     limit,
                 }
@@ -152,7 +155,7 @@ impl Script {
                     page.as_ref().map_or_else(ToString::to_string, show::page)
                 })
             }
-            "count" => show::answer(&CountKeys(range(args)?).ask(state), ToString::to_string),
+            "count" => show::answer(&CountKeys(range(args)).ask(state), ToString::to_string),
             "names" => {
                 let prefix = args.next_pos().unwrap_or_default().to_owned().into();
                 let separator = args
@@ -237,28 +240,6 @@ impl Script {
     }
 }
 
-/// Takes commands without applying them: those of one entry.
-#[derive(Default)]
-struct Parsed {
-    requests: Vec<Request>,
-}
-
-impl Runner for Parsed {
-    type Command = goldenscript::Command;
-
-    fn run(&mut self, parsed: &goldenscript::Command, _context: &Context) -> Answered {
-        let mut args = parsed.consume_args();
-        let id = request_id(&mut args)?;
-        let command = command(&parsed.name, &mut args)?;
-        args.reject_next()?;
-        self.requests.push(Request {
-            id,
-            ..Request::internal(command)
-        });
-        Ok(String::new())
-    }
-}
-
 /// The bytes of an entry with one command, in hexadecimal.
 fn bytes(args: &mut ArgumentConsumer<'_>) -> Answered {
     let id = request_id(args)?;
@@ -274,357 +255,9 @@ fn bytes(args: &mut ArgumentConsumer<'_>) -> Answered {
     };
     let bytes = codec::encode_entry(&entry);
     assert_eq!(codec::decode_entry(&bytes)?, entry, "an entry comes back");
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn request_id(args: &mut ArgumentConsumer<'_>) -> Result<Option<RequestId>, Box<dyn Error>> {
-    let Some(session) = args.take_key("session") else {
-        return Ok(None);
-    };
-    let number = |text: Option<&str>| text.unwrap_or("0").parse();
-    Ok(Some(RequestId {
-        session: SessionId(session.parse()?),
-        sequence: number(args.take_key("seq"))?,
-        answered_up_to: number(args.take_key("answered"))?,
-    }))
-}
-
-fn command(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Command, Box<dyn Error>> {
-    Ok(match name {
-        "put" => Command::Put(Put {
-            key: pos(args)?.to_owned().into(),
-            value: value(args)?.into(),
-            flags: args.take_key("flags").unwrap_or("0").parse()?,
-            lease: args.take_key("lease").map(str::parse).transpose()?.map(LeaseId),
-            guard: guard(args)?,
-            repeat: if args.take_key("repeat") == Some("write") {
-                Repeat::Write
-            } else {
-                Repeat::Skip
-            },
-        }),
-        "delete" => Command::Delete(Delete {
-            guard: guard(args)?,
-            range: range(args)?,
-        }),
-        "compact" => Command::Compact(Revision(pos(args)?.parse()?)),
-        "register" => Command::Register(Box::new(register(args)?)),
-        "deregister" => {
-            let scope = scope(args)?;
-            let target = match (args.take_key("instance"), args.take_key("check")) {
-                (Some(id), None) => Target::Instance(InstanceId::parse(id)?),
-                (None, Some(id)) => Target::Check(CheckId::parse(id)?),
-                _ => Target::Node,
-            };
-            Command::Deregister(Deregister {
-                node: node(args)?,
-                target,
-                scope,
-            })
-        }
-        "report" => report(args)?,
-        "grant" => Command::LeaseGrant(LeaseGrant {
-            id: LeaseId(pos(args)?.parse()?),
-            ttl: ttl(pos(args)?)?,
-        }),
-        "revoke" => Command::LeaseRevoke(LeaseId(pos(args)?.parse()?)),
-        "renew" => {
-            let mut renewals = Vec::new();
-            while let Some(id) = args.next_pos() {
-                let renewal = Renewal::Lease(LeaseId(id.parse()?));
-                renewals.push(RenewalRequest {
-                    author: Author::default(),
-                    rights: Rights::Open,
-                    renewal,
-                });
-            }
-            Command::Renew(renewals)
-        }
-        "pulse" => Command::Pulse,
-        "open" => Command::OpenSession,
-        "member" => member(args)?,
-        "root" => Command::CaRootSet(CaRoot {
-            id: pos(args)?.into(),
-            trust_domain: "test".into(),
-            certificate_pem: value(args)?.into(),
-            serial: "1".into(),
-            key_id: "k".into(),
-            key_type: "ec".into(),
-            key_bits: 256,
-            not_before: WallTime(0),
-            not_after: WallTime(1),
-            sealed_key: None,
-        }),
-        "rules" => Command::RulesRaise(pos(args)?.parse()?),
-        other => return Err(format!("no command {other:?}").into()),
-    })
-}
-
-fn member(args: &mut ArgumentConsumer<'_>) -> Result<Command, Box<dyn Error>> {
-    let name = node(args)?;
-    Ok(Command::MemberUp(Member {
-        id: args.take_key("id").unwrap_or("1").parse()?,
-        node_uuid: format!("uuid-of-{name}").into(),
-        host: "10.0.0.1".into(),
-        peer_address: "10.0.0.1:8300".into(),
-        http_address: "10.0.0.1:8500".into(),
-        grpc_address: "".into(),
-        version: "0.1.0".into(),
-        rules: 1,
-        name,
-    }))
-}
-
-fn register(args: &mut ArgumentConsumer<'_>) -> Result<Register, Box<dyn Error>> {
-    let node = node(args)?;
-    let address = args.take_key("node-address");
-    let node_id = args.take_key("node-id");
-    let node_update = (address.is_some() || node_id.is_some()).then(|| NodeDefinition {
-        id: node_id.unwrap_or_default().into(),
-        address: address.unwrap_or_default().into(),
-        ..NodeDefinition::default()
-    });
-    let existing = match args.take_key("existing") {
-        None | Some("keep") => ExistingChecks::Keep,
-        Some("replace") => ExistingChecks::Replace,
-        Some("overwrite") => ExistingChecks::Overwrite,
-        Some(other) => return Err(format!("existing={other}").into()),
-    };
-    let heartbeat = args.take_key("heartbeat").map(ttl).transpose()?;
-    let service = args
-        .take_key("service")
-        .map(|name| service_definition(name, args))
-        .transpose()?;
-    let mut checks = Vec::new();
-    while let Some(text) = args.next_pos() {
-        checks.push(check_definition(text)?);
+    let mut hex = String::new();
+    for byte in bytes {
+        write!(hex, "{byte:02x}")?;
     }
-    Ok(Register {
-        node,
-        node_update,
-        service,
-        checks,
-        existing,
-        heartbeat,
-    })
-}
-
-fn service_definition(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Service, Box<dyn Error>> {
-    let weights = args.take_key("weights").map(|text| {
-        let (passing, warning) = text.split_once('/').ok_or("weights=PASSING/WARNING")?;
-        Ok::<_, Box<dyn Error>>(Weights {
-            passing: passing.parse()?,
-            warning: warning.parse()?,
-        })
-    });
-    let words = |text: Option<&str>| {
-        text.into_iter()
-            .flat_map(|text| text.split(','))
-            .map(Arc::from)
-            .collect()
-    };
-    let meta: Vec<Arc<str>> = words(args.take_key("meta"));
-    Ok(Service {
-        id: InstanceId::parse(args.take_key("id").unwrap_or(name))?,
-        name: ServiceName::parse(name)?,
-        kind: "".into(),
-        tags: words(args.take_key("tags")),
-        address: args.take_key("address").unwrap_or_default().into(),
-        tagged_addresses: BTreeMap::new(),
-        port: args.take_key("port").unwrap_or("0").parse()?,
-        socket_path: "".into(),
-        meta: meta
-            .iter()
-            .filter_map(|pair| pair.split_once(':'))
-            .map(|(k, v)| (k.into(), v.into()))
-            .collect(),
-        weights: weights.transpose()?.unwrap_or_default(),
-        enable_tag_override: false,
-    })
-}
-
-/// `ID@SERVICE:KIND[:LENGTH][,status=S][,deregister=D]`; without `@SERVICE` it judges the node.
-fn check_definition(text: &str) -> Result<CheckDefinition, Box<dyn Error>> {
-    let mut parts = text.split(',');
-    let mut words = parts.next().unwrap_or_default().split(':');
-    let place = words.next().unwrap_or_default();
-    let (id, service) = place
-        .split_once('@')
-        .map_or((place, None), |(id, service)| (id, Some(service)));
-    let kind = words.next().unwrap_or("external");
-    let length = words.next().map(ttl).transpose()?.unwrap_or(Ttl::seconds(10));
-    let pace = Pace {
-        interval: length,
-        timeout: Ttl::seconds(1),
-    };
-    let kind = match kind {
-        "external" => CheckKind::External,
-        "ttl" => CheckKind::Ttl(length),
-        "http" => CheckKind::Http(HttpProbe {
-            url: "http://127.0.0.1/health".into(),
-            method: "".into(),
-            header: BTreeMap::new(),
-            body: "".into(),
-            tls_skip_verify: false,
-            tls_server_name: "".into(),
-            disable_redirects: false,
-            pace,
-        }),
-        "tcp" => CheckKind::Tcp(TcpProbe {
-            address: "127.0.0.1:1".into(),
-            tls: false,
-            pace,
-        }),
-        "grpc" => CheckKind::Grpc(GrpcProbe {
-            address: "127.0.0.1:1".into(),
-            service: "".into(),
-            tls: false,
-            pace,
-        }),
-        other => return Err(format!("no kind of check {other:?}").into()),
-    };
-    let mut definition = CheckDefinition {
-        id: CheckId::parse(id)?,
-        name: id.into(),
-        notes: "".into(),
-        service: service.map(InstanceId::parse).transpose()?,
-        status: None,
-        output: "".into(),
-        kind,
-        deregister_after: None,
-        thresholds: Thresholds::default(),
-    };
-    for part in parts {
-        match part.split_once('=') {
-            Some(("status", word)) => definition.status = Some(Status::parse(word).ok_or("no such status")?),
-            Some(("deregister", after)) => definition.deregister_after = Some(ttl(after)?),
-            Some(("output", text)) => definition.output = text.into(),
-            Some(("notes", text)) => definition.notes = text.into(),
-            _ => return Err(format!("no part of a check {part:?}").into()),
-        }
-    }
-    Ok(definition)
-}
-
-fn report(args: &mut ArgumentConsumer<'_>) -> Result<Command, Box<dyn Error>> {
-    let source = match (
-        args.take_key("implicit"),
-        args.take_key("by"),
-        args.take_key("definition"),
-    ) {
-        (Some(length), ..) => UpdateSource::ServiceOrImplicit(ttl(length)?),
-        (None, Some(member), definition) => UpdateSource::Probe(spine_core::Assignment {
-            member: NodeName::parse(member)?,
-            definition: Index(definition.unwrap_or("0").parse()?),
-        }),
-        (None, None, _) => UpdateSource::Service,
-    };
-    let scope = scope(args)?;
-    let output = args.take_key("output").unwrap_or_default().into();
-    let key = check_key(args)?;
-    let status = Status::parse(pos(args)?).ok_or("no such status")?;
-    Ok(Command::CheckUpdate(CheckUpdate {
-        node: key.node,
-        check: key.id,
-        status,
-        output,
-        source,
-        scope,
-    }))
-}
-
-fn guard(args: &mut ArgumentConsumer<'_>) -> Result<Guard, Box<dyn Error>> {
-    Ok(match args.take_key("if") {
-        None => Guard::Always,
-        Some("absent") => Guard::Absent,
-        Some(text) => match text.split_once(':') {
-            Some(("index", index)) => Guard::ModifyIndex(Index(index.parse()?)),
-            Some(("revision", revision)) => Guard::ModRevision(Revision(revision.parse()?)),
-            _ => return Err(format!("no guard {text:?}").into()),
-        },
-    })
-}
-
-/// `KEY`, `prefix=P`, `from=A to=B`, or nothing for all.
-fn range(args: &mut ArgumentConsumer<'_>) -> Result<KeyRange, Box<dyn Error>> {
-    if let Some(prefix) = args.take_key("prefix") {
-        return Ok(KeyRange::prefix(prefix.to_owned().into()));
-    }
-    if let Some(start) = args.take_key("from") {
-        let end = args.take_key("to").map(|end| end.to_owned().into());
-        return Ok(KeyRange {
-            start: start.to_owned().into(),
-            end,
-        });
-    }
-    Ok(args
-        .next_pos()
-        .map_or_else(KeyRange::all, |key| KeyRange::one(key.to_owned().into())))
-}
-
-fn interest(args: &mut ArgumentConsumer<'_>) -> Result<Vec<spine_core::Topic>, Box<dyn Error>> {
-    use spine_core::Topic;
-    if let Some(service) = args.take_key("service") {
-        return Ok(vec![Topic::Service(ServiceName::parse(service)?)]);
-    }
-    if let Some(prefix) = args.take_key("prefix") {
-        return Ok(vec![Topic::Keys(KeyRange::prefix(prefix.to_owned().into()))]);
-    }
-    Ok(vec![Topic::All])
-}
-
-fn scope(args: &mut ArgumentConsumer<'_>) -> Result<Scope, Box<dyn Error>> {
-    match args.take_key("scope") {
-        None | Some("node") => Ok(Scope::Node),
-        Some("servers") => Ok(Scope::Servers),
-        Some(other) => Err(format!("scope={other}").into()),
-    }
-}
-
-/// `value=TEXT`, or `bytes=N` for so many letters.
-fn value(args: &mut ArgumentConsumer<'_>) -> Result<String, Box<dyn Error>> {
-    match args.take_key("bytes") {
-        Some(count) => Ok("x".repeat(count.parse()?)),
-        None => Ok(args.take_key("value").unwrap_or_default().to_owned()),
-    }
-}
-
-fn instance(args: &mut ArgumentConsumer<'_>) -> Result<InstanceKey, Box<dyn Error>> {
-    let (node, id) = pos(args)?.split_once('/').ok_or("NODE/ID")?;
-    Ok(InstanceKey {
-        node: NodeName::parse(node)?,
-        id: InstanceId::parse(id)?,
-    })
-}
-
-fn check_key(args: &mut ArgumentConsumer<'_>) -> Result<CheckKey, Box<dyn Error>> {
-    let (node, id) = pos(args)?.split_once('/').ok_or("NODE/ID")?;
-    Ok(CheckKey {
-        node: NodeName::parse(node)?,
-        id: CheckId::parse(id)?,
-    })
-}
-
-fn service(args: &mut ArgumentConsumer<'_>) -> Result<ServiceName, Box<dyn Error>> {
-    Ok(ServiceName::parse(pos(args)?)?)
-}
-
-fn node(args: &mut ArgumentConsumer<'_>) -> Result<NodeName, Box<dyn Error>> {
-    Ok(NodeName::parse(pos(args)?)?)
-}
-
-fn pos<'a>(args: &mut ArgumentConsumer<'a>) -> Result<&'a str, Box<dyn Error>> {
-    args.next_pos().ok_or_else(|| "an argument is missing".into())
-}
-
-/// `5s` or `500ms`.
-fn ttl(text: &str) -> Result<Ttl, Box<dyn Error>> {
-    if let Some(ms) = text.strip_suffix("ms") {
-        return Ok(Ttl(ms.parse()?));
-    }
-    Ok(Ttl::seconds(
-        text.strip_suffix('s')
-            .ok_or("a length of time ends in s or ms")?
-            .parse()?,
-    ))
+    Ok(hex)
 }

@@ -10,7 +10,7 @@ use spine_core::{
     NodeWithInstances, Outcome, Page, ServiceName, Topic,
 };
 
-pub fn applied(applied: &Applied) -> String {
+pub(crate) fn applied(applied: &Applied) -> String {
     match &applied.result {
         Ok(done) => format!("{}: ok {}", applied.index, outcome(done)),
         Err(rejection) => format!(
@@ -36,7 +36,7 @@ fn outcome(outcome: &Outcome) -> String {
     }
 }
 
-pub fn event(event: &Event) -> String {
+pub(crate) fn event(event: &Event) -> String {
     let change = match &event.change {
         Change::Key(key, delta) => {
             format!(
@@ -73,7 +73,7 @@ fn change<T>(delta: &Delta<Arc<T>>, show: impl Fn(&T) -> String) -> String {
     format!("{} -> {}", side(&delta.before), side(&delta.after))
 }
 
-pub fn answer<T>(answer: &Answer<T>, show: impl Fn(&T) -> String) -> String {
+pub(crate) fn answer<T>(answer: &Answer<T>, show: impl Fn(&T) -> String) -> String {
     let topics = answer.interest.iter().map(topic).collect::<Vec<_>>().join(" ");
     let value = show(&answer.value);
     format!("index {} of {topics}\n{value}", answer.index)
@@ -92,7 +92,8 @@ fn topic(topic: &Topic) -> String {
     }
 }
 
-pub fn row(row: &Option<Arc<KvRow>>) -> String {
+#[expect(clippy::ref_option, reason = "as answers hold it")]
+pub(crate) fn row(row: &Option<Arc<KvRow>>) -> String {
     row.as_deref().map_or("none".into(), kv)
 }
 
@@ -117,7 +118,7 @@ fn kv(row: &KvRow) -> String {
     )
 }
 
-pub fn page(page: &Page) -> String {
+pub(crate) fn page(page: &Page) -> String {
     let mut out = vec![format!("count={} more={}", page.count, page.more)];
     out.extend(
         page.rows
@@ -127,11 +128,11 @@ pub fn page(page: &Page) -> String {
     out.join("\n")
 }
 
-pub fn keys(keys: &[Key]) -> String {
+pub(crate) fn keys(keys: &[Key]) -> String {
     keys.iter().map(text).collect::<Vec<_>>().join(" ")
 }
 
-pub fn node(node: &Node) -> String {
+pub(crate) fn node(node: &Node) -> String {
     let id = if node.definition.id.is_empty() {
         String::new()
     } else {
@@ -143,7 +144,8 @@ pub fn node(node: &Node) -> String {
     )
 }
 
-pub fn node_services(found: &Option<NodeWithInstances>) -> String {
+#[expect(clippy::ref_option, reason = "as answers hold it")]
+pub(crate) fn node_services(found: &Option<NodeWithInstances>) -> String {
     let Some(found) = found else { return "none".into() };
     format!(
         "{}\n{}",
@@ -165,7 +167,7 @@ fn instance(row: &Instance) -> String {
     )
 }
 
-pub fn services(services: &BTreeMap<ServiceName, BTreeSet<Arc<str>>>) -> String {
+pub(crate) fn services(services: &BTreeMap<ServiceName, BTreeSet<Arc<str>>>) -> String {
     services
         .iter()
         .map(|(name, tags)| format!("{name} {tags:?}"))
@@ -173,7 +175,7 @@ pub fn services(services: &BTreeMap<ServiceName, BTreeSet<Arc<str>>>) -> String 
         .join("\n")
 }
 
-pub fn endpoint(endpoint: &Endpoint) -> String {
+pub(crate) fn endpoint(endpoint: &Endpoint) -> String {
     let checks = endpoint
         .checks
         .iter()
@@ -190,7 +192,7 @@ pub fn endpoint(endpoint: &Endpoint) -> String {
     )
 }
 
-pub fn check_view(view: &CheckView) -> String {
+pub(crate) fn check_view(view: &CheckView) -> String {
     let of = view
         .instance
         .as_ref()
@@ -216,7 +218,7 @@ fn check(check: &Check) -> String {
     format!("{kind} {}{implicit} {output:?}", check.status.as_str())
 }
 
-pub fn lines<T>(rows: &[T], show: impl Fn(&T) -> String) -> String {
+pub(crate) fn lines<T>(rows: &[T], show: impl Fn(&T) -> String) -> String {
     rows.iter().map(show).collect::<Vec<_>>().join("\n")
 }
 
