@@ -21,7 +21,8 @@ use spine_node::world::files::{File, Files, Open};
 pub struct Faults {
     /// Flushes of files return at once and flush nothing: a drive that lies, or a program that forgot them.
     pub skip_sync: bool,
-    /// Flushes of files fail, and flush nothing.
+    /// Flushes of files fail, and what they should have flushed is taken for clean from then on, as Linux does: a later
+    /// flush succeeds without it.
     pub fail_sync: bool,
     /// No bytes can be written: the disk is full.
     pub full: bool,
@@ -255,7 +256,16 @@ impl Inode {
     }
 
     fn sync(&mut self) {
-        self.durable.clone_from(&self.current);
+        for pending in self.pending.drain(..) {
+            match pending {
+                Pending::SetLen(length) => self.durable.resize(length, 0),
+                Pending::Write { offset, bytes } => put(&mut self.durable, offset, &bytes),
+            }
+        }
+    }
+
+    /// Takes what was written for clean without having it on the platter.
+    fn forget(&mut self) {
         self.pending.clear();
     }
 
@@ -457,6 +467,7 @@ impl File for SimFile {
             state.faults
         };
         if faults.fail_sync {
+            self.with(Inode::forget);
             return Err(io::Error::other("injected failure of a flush"));
         }
         if !faults.skip_sync {

@@ -7,10 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::contents::{Place, Summary};
-use super::format::{
-    BLOCK, GROUP_HEADER_BYTES, GroupHeader, Record, SEGMENT_HEADER_BYTES, SegmentHeader, encode_group,
-    round_up,
-};
+use super::format::{BLOCK, GROUP_HEADER_BYTES, GroupHeader, Record, SegmentHeader, encode_group, round_up};
 use super::shared::{LiveSegment, Shared, Work};
 use super::spares::{Spares, segment_name};
 use crate::storage::log::{Done, Flush, LogError, Position};
@@ -42,10 +39,11 @@ impl Ground {
             .open(&path, how)
             .map_err(LogError::io("open a new segment"))?;
         header.capacity = self.segment_bytes;
-        header.prepared = match how {
-            Open::Existing => file.len().map_err(LogError::io("measure a new segment"))?,
-            Open::New => SEGMENT_HEADER_BYTES as u64,
-        };
+        let prepared = how == Open::Existing;
+        if !prepared {
+            file.set_len(header.capacity)
+                .map_err(LogError::io("extend a new segment"))?;
+        }
         file.write_at(&header.encode(), 0)
             .map_err(LogError::io("write a segment header"))?;
         file.sync_data().map_err(LogError::io("flush a segment header"))?;

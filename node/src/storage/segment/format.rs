@@ -55,10 +55,8 @@ pub(super) struct SegmentHeader {
     pub(super) generation: u64,
     /// Where byte 0 of this file stands in the log's stream. All of the stream before it was durable.
     pub(super) stream_start: u64,
-    /// No group ends behind this byte of the file.
+    /// Length of the file. No group ends behind it, and a shorter file was cut off.
     pub(super) capacity: u64,
-    /// Length of the file when the segment was begun; a shorter one was cut off.
-    pub(super) prepared: u64,
     /// Sequence number of the first group.
     pub(super) sequence: u64,
     /// Epoch of the first group, at least.
@@ -90,7 +88,6 @@ impl SegmentHeader {
             self.generation,
             self.stream_start,
             self.capacity,
-            self.prepared,
             self.sequence,
             self.epoch,
             self.salt,
@@ -135,7 +132,7 @@ impl SegmentHeader {
 
     fn decode_fields(mut input: &[u8]) -> Option<Self> {
         let mut next = || input.try_get_u64_le().ok();
-        let (generation, stream_start, capacity, prepared) = (next()?, next()?, next()?, next()?);
+        let (generation, stream_start, capacity) = (next()?, next()?, next()?);
         let (sequence, epoch, salt) = (next()?, next()?, next()?);
         let committed = get_optional_position(&mut input)?;
         let purged = get_optional_position(&mut input)?;
@@ -153,7 +150,6 @@ impl SegmentHeader {
             generation,
             stream_start,
             capacity,
-            prepared,
             sequence,
             epoch,
             salt,

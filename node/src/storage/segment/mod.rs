@@ -161,7 +161,6 @@ impl LogPlace {
             generation: 1,
             stream_start: 0,
             capacity: 0,
-            prepared: 0,
             sequence: 0,
             epoch: 1,
             salt,

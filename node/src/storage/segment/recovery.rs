@@ -159,7 +159,7 @@ fn read_header(file: &dyn File, generation: u64) -> Result<SegmentHeader, LogErr
         return Err(damaged(generation, 0, "the header of another segment"));
     }
     let length = file.len().map_err(LogError::io("measure a segment"))?;
-    if length < header.prepared {
+    if length < header.capacity {
         return Err(damaged(generation, length, "the file is cut off"));
     }
     Ok(header)
@@ -211,7 +211,7 @@ impl Replay {
         }
         let agrees = offset == stop
             && self.sequence == next.sequence
-            && self.epoch == next.epoch
+            && self.epoch <= next.epoch
             && self.contents.summary == next.summary;
         if agrees {
             Ok(offset)
