@@ -19,6 +19,7 @@ use std::{sync::Arc, time::Duration};
 
 use spine_core::{Applied, Command, Dialect, Index, NodeName, Outcome, Query, Ttl};
 use spine_proto::v1;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, metadata::MetadataMap, service::Routes};
 
 use crate::{
@@ -43,7 +44,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             deadline: limits::REQUEST_DEADLINE,
-            deadline_max: Duration::from_secs(60),
+            deadline_max: Duration::from_mins(1),
             default_service_ttl: None,
             version: env!("CARGO_PKG_VERSION").into(),
         }
@@ -100,7 +101,7 @@ impl Door {
         let cx = Context {
             credential: credential(&metadata),
             peer,
-            deadline: now() + budget,
+            deadline: Instant::now() + budget,
             ..Context::new(Dialect::Native)
         };
         (cx, message)
@@ -177,13 +178,5 @@ fn budget(metadata: &MetadataMap) -> Option<Duration> {
 /// "Outcome unknown" is worth more than a connection cut at the client's deadline, so the answer is on its way
 /// before that.
 fn leave_time_to_answer(budget: Duration) -> Duration {
-    budget - (budget / 10).min(Duration::from_millis(100))
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "tokio's timer, which a simulation owns; deadlines of requests only"
-)]
-fn now() -> tokio::time::Instant {
-    tokio::time::Instant::now()
+    budget.saturating_sub((budget / 10).min(Duration::from_millis(100)))
 }

@@ -18,7 +18,7 @@ use crate::{
 const TOPICS_MAX: usize = 64;
 const PROGRESS_DEFAULT: Duration = Duration::from_secs(10);
 const PROGRESS_MIN: Duration = Duration::from_millis(100);
-const PROGRESS_MAX: Duration = Duration::from_secs(600);
+const PROGRESS_MAX: Duration = Duration::from_mins(10);
 
 #[tonic::async_trait]
 impl Watch for Door {

@@ -1,0 +1,185 @@
+//! Errors, by what the caller can do about them.
+
+use std::error::Error as _;
+
+use tonic::{Code, ConnectError, Status};
+
+/// What a call gives.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The cluster's rules refuse the request; nothing was written. Change the request, as the refusal says.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The write was proposed, and no answer came: it may have taken effect, or may yet. Read before trying again.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+    /// No leader was found before the deadline; nothing was written. Most likely most servers are down or apart.
+    #[error("no cluster leader")]
+    NoLeader,
+    /// The server could not confirm a read before the deadline. Try again, or read stale.
+    #[error("{0}")]
+    Deadline(String),
+    /// Too much is waiting at the servers; nothing was written. Try again later.
+    #[error("{0}")]
+    Overloaded(String),
+    /// No server could be reached before the deadline; nothing was written.
+    #[error("no server answers: {0}")]
+    Unreachable(String),
+    /// A watch can't go on: what happened behind its index is no longer kept. Read the present state, and watch from
+    /// its `applied_index`.
+    #[error("changes before index {oldest} are no longer kept")]
+    Compacted {
+        /// The oldest index that is kept.
+        oldest: u64,
+    },
+    /// The client was built with something that can't be.
+    #[error("{0}")]
+    Config(String),
+}
+
+/// Why the cluster's rules refuse a request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+#[non_exhaustive]
+pub struct Refusal {
+    /// A word for programs, stable for ever, such as `unknown_node`.
+    pub code: String,
+    /// What is wrong, for people.
+    pub message: String,
+    /// What to do, for people; may be empty.
+    pub remedy: String,
+    /// Whether the same request may succeed later.
+    pub retry: bool,
+    /// Whether what is missing is the thing asked for.
+    pub not_found: bool,
+}
+
+impl Error {
+    /// Whether nothing was written, now or later.
+    pub fn is_not_applied(&self) -> bool {
+        !matches!(self, Self::Unknown(_))
+    }
+}
+
+/// What a call does, as far as trying again is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It changes nothing: it may be sent any number of times.
+    Read,
+    /// It changes something: it may be sent again only if it was not applied.
+    Write,
+}
+
+/// A failed attempt.
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// Whether another attempt is safe, and may fare better.
+    pub(crate) again: bool,
+}
+
+impl Failure {
+    fn stop(error: Error) -> Self {
+        Self { error, again: false }
+    }
+
+    fn again(error: Error) -> Self {
+        Self { error, again: true }
+    }
+
+    /// Nothing came back in time.
+    pub(crate) fn silence(kind: Kind, server: &str) -> Self {
+        Self::lost(kind, format!("{server} did not answer in time"))
+    }
+
+    /// The request may have arrived, and the answer did not.
+    fn lost(kind: Kind, message: String) -> Self {
+        match kind {
+            Kind::Read => Self::again(Error::Unreachable(message)),
+            Kind::Write => Self::stop(Error::Unknown(message)),
+        }
+    }
+
+    pub(crate) fn of(status: &Status, kind: Kind, server: &str) -> Self {
+        let message = status.message().to_owned();
+        match text(status, "spine-code") {
+            Some(_) if text(status, "spine-outcome") == Some("unknown") => Self::stop(Error::Unknown(
+                message
+                    .strip_prefix("outcome unknown: ")
+                    .unwrap_or(&message)
+                    .to_owned(),
+            )),
+            Some("no_leader") => Self::again(Error::NoLeader),
+            Some("overloaded") => Self::again(Error::Overloaded(message)),
+            Some("shutting_down") => Self::again(Error::Unreachable(format!("{server}: {message}"))),
+            Some("deadline") => Self::stop(Error::Deadline(message)),
+            Some(code) => Self::stop(refused(status, code, message)),
+            None => Self::without_rules(status, kind, server, message),
+        }
+    }
+
+    /// A status that the server's rules did not write: the connection broke, or the message never reached them.
+    fn without_rules(status: &Status, kind: Kind, server: &str, message: String) -> Self {
+        if was_not_sent(status) {
+            return Self::again(Error::Unreachable(format!("{server}: {}", innermost(status))));
+        }
+        match status.code() {
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Unauthenticated => {
+                let code = format!("{:?}", status.code()).to_lowercase();
+                Self::stop(refused(status, &code, message))
+            }
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss => Self::lost(kind, format!("{server}: {message}")),
+        }
+    }
+}
+
+fn refused(status: &Status, code: &str, message: String) -> Error {
+    let oldest = text(status, "spine-oldest-index").and_then(|index| index.parse().ok());
+    if let Some(oldest) = oldest {
+        return Error::Compacted { oldest };
+    }
+    Error::Refused(Refusal {
+        code: code.to_owned(),
+        message,
+        remedy: text(status, "spine-remedy").unwrap_or_default().to_owned(),
+        retry: text(status, "spine-retry") == Some("true"),
+        not_found: status.code() == Code::NotFound,
+    })
+}
+
+fn text<'a>(status: &'a Status, key: &str) -> Option<&'a str> {
+    status.metadata().get(key)?.to_str().ok()
+}
+
+fn was_not_sent(status: &Status) -> bool {
+    causes(status).any(|cause| cause.is::<ConnectError>())
+}
+
+/// The cause that says most: that of the operating system.
+fn innermost(status: &Status) -> String {
+    causes(status)
+        .last()
+        .map_or_else(|| status.message().to_owned(), ToString::to_string)
+}
+
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(status.source(), |cause| (*cause).source())
+}

@@ -1,0 +1,150 @@
+//! The client against servers that do as they are told: what it tries again, what it doesn't, where a watch goes on.
+
+mod scripted;
+
+use std::time::Duration;
+
+use scripted::{Act, Server};
+use spine_client::{Batch, Client, Error, Guard, KeyRange, Topic};
+
+/// A client that doesn't wait long.
+fn client(servers: &[&Server]) -> Client {
+    let addresses: Vec<_> = servers.iter().map(|server| server.address.as_str()).collect();
+    Client::builder(&addresses.join(","))
+        .deadline(Duration::from_secs(2))
+        .build()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_write_goes_on_to_the_next_server_while_nothing_was_written() {
+    let gone = Server::start([]).await;
+    let leaderless = Server::start([Act::Refuse("no_leader"); 9]).await;
+    let fine = Server::start([Act::Answer; 9]).await;
+    let client = client(&[&gone, &leaderless, &fine]);
+    gone.stop().await;
+    for _ in 0..3 {
+        client.kv.put("k", "v").await.unwrap();
+    }
+    assert_eq!(fine.calls(), 3);
+}
+
+#[tokio::test]
+async fn a_write_without_an_answer_is_unknown_and_not_sent_again() {
+    for act in [Act::Refuse("outcome_unknown"), Act::Hang, Act::Drop] {
+        let first = Server::start([act; 1]).await;
+        let client = client(&[&first]);
+        let error = client.kv.put_if("k", "v", Guard::Absent).await.unwrap_err();
+        assert!(matches!(error, Error::Unknown(_)), "{act:?}: {error:?}");
+        assert_eq!(first.calls(), 1, "{act:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_read_without_an_answer_is_asked_elsewhere() {
+    for act in [Act::Hang, Act::Drop, Act::Refuse("shutting_down")] {
+        let bad = Server::start([act; 9]).await;
+        let fine = Server::start([Act::Answer; 9]).await;
+        let client = client(&[&bad, &fine]);
+        assert_eq!(
+            client.kv.count(KeyRange::Prefix("".into())).await.unwrap(),
+            7,
+            "{act:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_final_and_says_what_to_do() {
+    let server = Server::start([Act::Refuse("too_large")]).await;
+    let error = client(&[&server]).kv.put("k", "v").await.unwrap_err();
+    let Error::Refused(refusal) = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(
+        (refusal.code.as_str(), refusal.remedy.as_str()),
+        ("too_large", "the remedy")
+    );
+    assert!(!refusal.not_found && error.is_not_applied());
+    assert_eq!(server.calls(), 1);
+}
+
+#[tokio::test]
+async fn without_a_leader_the_call_ends_at_its_deadline_and_says_so() {
+    let server = Server::start([Act::Refuse("no_leader"); 99]).await;
+    let deadline = Duration::from_millis(300);
+    let client = Client::builder(&server.address)
+        .deadline(deadline)
+        .build()
+        .unwrap();
+    assert_eq!(client.kv.put("k", "v").await.unwrap_err(), Error::NoLeader);
+    assert!(server.calls() > 1);
+}
+
+#[tokio::test]
+async fn nobody_there_is_told_at_once_to_those_who_do_not_wait() {
+    let server = Server::start([]).await;
+    let client = Client::builder(&server.address)
+        .wait_for_server(false)
+        .build()
+        .unwrap();
+    server.stop().await;
+    let error = client.kv.put("k", "v").await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Unreachable(text) if text.contains("refused")),
+        "{error:?}"
+    );
+    assert!(Client::connect("nowhere").is_err() && Client::connect("http://a:1").is_err());
+}
+
+#[tokio::test]
+async fn the_token_is_shown() {
+    let server = Server::start([Act::Answer]).await;
+    let client = Client::builder(&server.address).token("s3cret").build().unwrap();
+    client.kv.put("k", "v").await.unwrap();
+    assert_eq!(server.authorization().as_deref(), Some("Bearer s3cret"));
+    assert!(!format!("{client:?}").contains("s3cret"));
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_elsewhere_without_gap_or_repetition() {
+    // Request 4 has three events. The first stream breaks after two of them; the second begins with 4 again.
+    let acts = [
+        Act::Tell(&[(3, &[3]), (3, &[4, 4])]),
+        Act::Tell(&[(3, &[4]), (5, &[4, 4, 5])]),
+    ];
+    let first = Server::start(acts).await;
+    let second = first.twin().await;
+    let client = client(&[&first, &second]);
+    let mut watch = client
+        .watch
+        .topics([Topic::Everything])
+        .after(2)
+        .start()
+        .await
+        .unwrap();
+    let mut told = Vec::new();
+    while watch.index() < 5 {
+        let Batch { events, .. } = watch.next().await.unwrap();
+        told.extend(events.iter().map(|event| event.index));
+    }
+    assert_eq!(told, [3, 4, 4, 4, 5]);
+    let asked = first.watched();
+    assert_eq!(
+        asked.iter().map(|(_, from)| *from).collect::<Vec<_>>(),
+        [Some(2), Some(3)]
+    );
+    assert_ne!(asked[0].0, asked[1].0, "the second stream is at the other server");
+}
+
+#[tokio::test]
+async fn a_watch_ends_where_its_changes_are_no_longer_kept() {
+    let server = Server::start([Act::Refuse("compacted")]).await;
+    let begun = client(&[&server])
+        .watch
+        .topics([Topic::prefix("a/")])
+        .after(7)
+        .start()
+        .await;
+    assert_eq!(begun.unwrap_err(), Error::Compacted { oldest: 42 });
+}

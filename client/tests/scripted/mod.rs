@@ -1,0 +1,219 @@
+//! A server that does what its script says, call after call.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use futures::{Stream, StreamExt, stream};
+use spine_client::proto as v1;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tonic::{Code, Request, Response, Status, transport};
+use v1::{kv_server, watch_server};
+
+/// What to do with a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Act {
+    /// Answer.
+    Answer,
+    /// Refuse with this `spine-code`.
+    Refuse(&'static str),
+    /// Take the call and never answer.
+    Hang,
+    /// Take the call and break off without a word of the rules.
+    Drop,
+    /// Tell these messages, an index and the indexes of the events each, then break off.
+    Tell(&'static [(u64, &'static [u64])]),
+}
+
+#[derive(Default)]
+struct Log {
+    acts: VecDeque<Act>,
+    calls: usize,
+    authorization: Option<String>,
+    watched: Vec<(String, Option<u64>)>,
+}
+
+pub(crate) struct Server {
+    pub(crate) address: String,
+    log: Arc<Mutex<Log>>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    pub(crate) async fn start<const N: usize>(acts: [Act; N]) -> Self {
+        Self::play(Arc::new(Mutex::new(Log {
+            acts: acts.into(),
+            ..Log::default()
+        })))
+        .await
+    }
+
+    /// Another server that goes on in the same script.
+    pub(crate) async fn twin(&self) -> Self {
+        Self::play(self.log.clone()).await
+    }
+
+    async fn play(log: Arc<Mutex<Log>>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let script = Script {
+            log: log.clone(),
+            address: address.clone(),
+        };
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let serving = transport::Server::builder()
+                .add_service(kv_server::KvServer::new(script.clone()))
+                .add_service(watch_server::WatchServer::new(script))
+                .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
+            tokio::select! {
+                served = serving => served.unwrap(),
+                _ = stopped => {}
+            }
+        });
+        Self {
+            address,
+            log,
+            stop,
+            task,
+        }
+    }
+
+    /// Stops at once; calls under way break off.
+    pub(crate) async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap();
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.log.lock().unwrap().calls
+    }
+
+    pub(crate) fn authorization(&self) -> Option<String> {
+        self.log.lock().unwrap().authorization.clone()
+    }
+
+    /// Where watches were begun, and from which index.
+    pub(crate) fn watched(&self) -> Vec<(String, Option<u64>)> {
+        self.log.lock().unwrap().watched.clone()
+    }
+}
+
+#[derive(Clone)]
+struct Script {
+    log: Arc<Mutex<Log>>,
+    address: String,
+}
+
+impl Script {
+    async fn play<T, R: Default>(&self, request: Request<T>) -> Result<Response<R>, Status> {
+        match self.next(&request) {
+            Act::Answer | Act::Tell(_) => Ok(Response::new(R::default())),
+            Act::Refuse(code) => Err(refusal(code)),
+            Act::Hang => std::future::pending().await,
+            Act::Drop => Err(Status::unavailable("broken pipe")),
+        }
+    }
+
+    fn next<T>(&self, request: &Request<T>) -> Act {
+        let mut log = self.log.lock().unwrap();
+        log.calls += 1;
+        let authorization = request.metadata().get("authorization");
+        log.authorization = authorization.map(|value| value.to_str().unwrap().to_owned());
+        log.acts.pop_front().expect("no more calls than the script has")
+    }
+}
+
+fn refusal(code: &'static str) -> Status {
+    let grpc = match code {
+        "no_leader" | "shutting_down" => Code::Unavailable,
+        "outcome_unknown" => Code::Unknown,
+        "compacted" => Code::OutOfRange,
+        _ => Code::InvalidArgument,
+    };
+    let mut status = Status::new(grpc, format!("it is {code}"));
+    let metadata = status.metadata_mut();
+    metadata.insert("spine-code", code.parse().unwrap());
+    metadata.insert("spine-remedy", "the remedy".parse().unwrap());
+    let outcome = if code == "outcome_unknown" {
+        "unknown"
+    } else {
+        "not-applied"
+    };
+    metadata.insert("spine-outcome", outcome.parse().unwrap());
+    if code == "compacted" {
+        metadata.insert("spine-oldest-index", "42".parse().unwrap());
+    }
+    status
+}
+
+#[tonic::async_trait]
+impl kv_server::Kv for Script {
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        self.play(request).await
+    }
+
+    async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
+        self.play(request).await
+    }
+
+    async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
+        self.play::<_, v1::CountResponse>(request).await?;
+        Ok(Response::new(v1::CountResponse {
+            header: None,
+            count: 7,
+        }))
+    }
+
+    async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        self.play(request).await
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
+        self.play(request).await
+    }
+}
+
+#[tonic::async_trait]
+impl watch_server::Watch for Script {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let act = {
+            // A stream that comes back when the script is over finds the server stopping.
+            let mut log = self.log.lock().unwrap();
+            let act = log.acts.pop_front().unwrap_or(Act::Refuse("shutting_down"));
+            if matches!(act, Act::Tell(_)) {
+                log.watched
+                    .push((self.address.clone(), request.get_ref().from_index));
+            }
+            act
+        };
+        let Act::Tell(script) = act else {
+            let Act::Refuse(code) = act else {
+                panic!("a watch can't {act:?}")
+            };
+            return Err(refusal(code));
+        };
+        let opening = v1::WatchResponse {
+            events: Vec::new(),
+            index: request.get_ref().from_index.unwrap(),
+        };
+        let messages = script.iter().map(|(index, events)| v1::WatchResponse {
+            events: events
+                .iter()
+                .map(|&index| v1::Event { index, change: None })
+                .collect(),
+            index: *index,
+        });
+        let told = stream::iter(std::iter::once(opening).chain(messages)).map(Ok);
+        let broken = stream::iter([Err(refusal("shutting_down"))]);
+        Ok(Response::new(Box::pin(told.chain(broken))))
+    }
+}
