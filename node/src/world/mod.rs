@@ -3,4 +3,60 @@
 //! Nothing else in the node touches the real thing, so a simulator that hands over other implementations runs
 //! exactly the node's own code.
 
+pub mod clock;
 pub mod files;
+pub mod lock;
+pub mod net;
+pub mod rng;
+
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    raft::RaftHome,
+    storage::{
+        checkpoint::{CheckpointError, Engine},
+        sled::{SledEngine, SledOptions},
+    },
+};
+
+/// Opens the checkpoints in a directory.
+pub type OpenEngine = Arc<dyn Fn(&Path) -> Result<Arc<dyn Engine>, CheckpointError> + Send + Sync>;
+
+/// The world that a node lives in.
+#[derive(Clone)]
+pub struct World {
+    /// The clocks.
+    pub clock: Arc<dyn clock::Clock>,
+    /// The network.
+    pub net: Arc<dyn net::Net>,
+    /// Chance.
+    pub rng: Arc<dyn rng::Rng>,
+    /// The disk, as the log and the boot number need it.
+    pub files: Arc<dyn files::Files>,
+    /// Locks of data directories.
+    pub locks: Arc<dyn lock::DirLocks>,
+    /// Where checkpoints lie.
+    pub engine: OpenEngine,
+    /// Where Raft runs.
+    pub raft_home: RaftHome,
+}
+
+impl World {
+    /// This machine.
+    pub fn real() -> Self {
+        Self {
+            clock: Arc::new(clock::OsClock),
+            net: Arc::new(net::OsNet),
+            rng: Arc::new(rng::OsRng),
+            files: Arc::new(files::OsFiles),
+            locks: Arc::new(lock::OsDirLocks),
+            engine: Arc::new(|directory| {
+                Ok(Arc::new(SledEngine::open(
+                    directory.to_owned(),
+                    SledOptions::default(),
+                )?))
+            }),
+            raft_home: RaftHome::OwnThread,
+        }
+    }
+}

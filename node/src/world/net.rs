@@ -1,0 +1,69 @@
+//! The network: listening and connecting, with streams behind trait objects, so that a simulator's own take their
+//! place.
+
+use std::{fmt::Debug, io, net::SocketAddr, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A connection, as bytes in order.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// The network of a machine.
+#[async_trait]
+pub trait Net: Send + Sync + Debug {
+    /// Listens on `address`; port 0 takes a free one.
+    async fn listen(&self, address: SocketAddr) -> io::Result<Arc<dyn Listener>>;
+
+    /// Connects to `address`, without delaying small writes.
+    async fn connect(&self, address: SocketAddr) -> io::Result<Box<dyn Stream>>;
+}
+
+/// A place where connections come in.
+#[async_trait]
+pub trait Listener: Send + Sync + Debug {
+    /// The next connection and where it comes from.
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, SocketAddr)>;
+
+    /// Where it listens.
+    fn address(&self) -> io::Result<SocketAddr>;
+}
+
+/// The network of this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OsNet;
+
+#[async_trait]
+impl Net for OsNet {
+    #[expect(clippy::disallowed_methods, reason = "this is World's network")]
+    async fn listen(&self, address: SocketAddr) -> io::Result<Arc<dyn Listener>> {
+        Ok(Arc::new(OsListener(
+            tokio::net::TcpListener::bind(address).await?,
+        )))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is World's network")]
+    async fn connect(&self, address: SocketAddr) -> io::Result<Box<dyn Stream>> {
+        let stream = tokio::net::TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(stream))
+    }
+}
+
+#[derive(Debug)]
+struct OsListener(tokio::net::TcpListener);
+
+#[async_trait]
+impl Listener for OsListener {
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, SocketAddr)> {
+        let (stream, peer) = self.0.accept().await?;
+        stream.set_nodelay(true)?;
+        Ok((Box::new(stream), peer))
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
