@@ -1,7 +1,17 @@
 //! The Spine node as a library: Raft, storage, the real Registry and what runs around them.
 //!
 //! The outside (clock, network, files, randomness, engine) comes in through [`world`], so that a simulator can hand
-//! over another one and run the same code.
+//! over another one and run the same code. [`Node::start`] puts it all together.
 
+pub mod leader;
+pub mod metrics_sink;
+pub mod node;
+pub mod raft;
+pub mod registry;
 pub mod storage;
 pub mod world;
+
+pub use self::{
+    node::{Node, NodeSettings},
+    world::World,
+};

@@ -1,0 +1,405 @@
+//! A node: storage, Raft, state and registry, put together, started and stopped. No listeners: those are the
+//! [`server`](crate)'s, and an embedder needs none.
+//!
+//! Several nodes may run in one process; nothing here is global.
+
+use std::{future::Future, panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use parking_lot::Mutex;
+use spine_api::{Context, Registry, hub::Hub};
+use spine_core::{Command, Dialect, Member, NodeName, RULES_KNOWN};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use crate::{
+    metrics_sink::NodeMetrics,
+    raft::{
+        Consensus, Ground, Peer,
+        bootstrap::{self, Opened, StartError},
+        identity::Identity,
+        keeper::Keeper,
+    },
+    registry::{About, NodeRegistry},
+    storage::{
+        log::{Flush, LogHooks, LogObserver, LogStore},
+        segment::LogOptions,
+    },
+    world::{World, clock::Clock, lock::DirLock},
+};
+
+/// Requests for a checkpoint that may wait for the one being written.
+const CHECKPOINT_ASKS_MAX: usize = 16;
+/// At a stop, requests on their way have so long to be answered.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+/// At a stop, the last checkpoint has so long to be written.
+const LAST_CHECKPOINT_WITHIN: Duration = Duration::from_mins(1);
+
+/// What a node is told about itself.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// Its name; also its node's name in the catalog.
+    pub name: NodeName,
+    /// The datacenter's name.
+    pub datacenter: Arc<str>,
+    /// Its directory, for it alone.
+    pub data_dir: PathBuf,
+    /// The host part of the addresses at which clients reach it.
+    pub host: Arc<str>,
+    /// Its address for peers; empty when off.
+    pub peer_address: Arc<str>,
+    /// Its address for Consul's API; empty when off.
+    pub http_address: Arc<str>,
+    /// Its address for the native API; empty when off.
+    pub grpc_address: Arc<str>,
+    /// Revisions of the key/value store's history that the leader keeps.
+    pub history_revisions: u64,
+    /// Sizes of the log.
+    pub log: LogOptions,
+}
+
+impl NodeSettings {
+    /// Revisions kept unless told otherwise.
+    pub const HISTORY_REVISIONS: u64 = 100_000;
+
+    /// A node of this name in `data_dir`, with the usual settings and no addresses.
+    pub fn new(name: NodeName, data_dir: PathBuf) -> Self {
+        Self {
+            name,
+            datacenter: "dc1".into(),
+            data_dir,
+            host: "127.0.0.1".into(),
+            peer_address: "".into(),
+            http_address: "".into(),
+            grpc_address: "".into(),
+            history_revisions: Self::HISTORY_REVISIONS,
+            log: LogOptions::default(),
+        }
+    }
+
+    fn member(&self, identity: &Identity) -> Member {
+        Member {
+            name: self.name.clone(),
+            id: identity.node,
+            node_uuid: identity.catalog_uuid(),
+            host: self.host.clone(),
+            peer_address: self.peer_address.clone(),
+            http_address: self.http_address.clone(),
+            grpc_address: self.grpc_address.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            rules: RULES_KNOWN,
+        }
+    }
+}
+
+/// A running node.
+pub struct Node {
+    registry: Arc<NodeRegistry>,
+    consensus: Arc<Consensus>,
+    log: Arc<dyn LogStore>,
+    identity: Identity,
+    boot_number: u64,
+    fatal: Fatal,
+    submitting: JoinHandle<()>,
+    keeping: JoinHandle<()>,
+    stop_keeping: oneshot::Sender<()>,
+    announcing: JoinHandle<()>,
+    watching: JoinHandle<()>,
+    /// Last, so that the directory is free only when nothing writes there any more.
+    _lock: Box<dyn DirLock>,
+}
+
+impl Node {
+    /// Opens what is in the data directory, or makes a first start there, and begins to run. It serves once
+    /// [`ready`](Self::ready) says so.
+    ///
+    /// # Errors
+    /// [`StartError`] says what doesn't fit and what to do.
+    pub async fn start(
+        settings: NodeSettings,
+        world: World,
+        metrics: Arc<dyn NodeMetrics>,
+    ) -> Result<Self, StartError> {
+        let fatal = Fatal::default();
+        let opened = open(&settings, &world, &metrics, &fatal).await?;
+        let Opened {
+            lock,
+            identity,
+            boot_number,
+            log,
+            checkpoints,
+            loaded,
+        } = opened;
+        tracing::info!(
+            %identity, boot_number, generation = loaded.generation.0, index = %loaded.applied.state.index(),
+            "storage opened"
+        );
+        let hub = Arc::new(Hub::new(loaded.applied.state.clone()));
+        let position = loaded.applied.position.map_or(0, |position| position.index);
+        let consensus = Consensus::start(Ground {
+            identity,
+            peer: Peer {
+                name: settings.name.to_string(),
+                address: settings.peer_address.to_string(),
+            },
+            log: log.clone(),
+            applied: loaded.applied,
+            hub: hub.clone(),
+            home: world.raft_home,
+            seed: world.rng.bits(),
+            metrics: metrics.clone(),
+        })
+        .await?;
+        let about = About {
+            name: settings.name.clone(),
+            datacenter: settings.datacenter.clone(),
+            identity,
+            history_revisions: settings.history_revisions,
+        };
+        let (ask_checkpoint, asks) = mpsc::channel(CHECKPOINT_ASKS_MAX);
+        let (registry, submitter) = NodeRegistry::new(
+            about,
+            hub,
+            consensus.clone(),
+            ask_checkpoint,
+            world.clock.clone(),
+            metrics.clone(),
+        );
+        let keeper = Keeper {
+            consensus: consensus.clone(),
+            checkpoints,
+            identity,
+            log: log.clone(),
+            stream_bytes: loaded.stream_bytes,
+            position,
+            asks,
+            clock: world.clock.clone(),
+            metrics,
+            home: world.raft_home,
+        };
+        let (stop_keeping, stop) = oneshot::channel();
+        let member = settings.member(&identity);
+        Ok(Self {
+            submitting: fatal.spawn("making entries", submitter),
+            keeping: fatal.spawn("writing checkpoints", keeper.run(stop)),
+            announcing: fatal.spawn("announcing this node", announce(registry.clone(), member)),
+            watching: fatal.spawn("watching Raft", watch_raft(consensus.clone(), fatal.clone())),
+            registry,
+            consensus,
+            log,
+            identity,
+            boot_number,
+            fatal,
+            stop_keeping,
+            _lock: lock,
+        })
+    }
+
+    /// The way in.
+    pub fn registry(&self) -> Arc<dyn Registry> {
+        self.registry.clone()
+    }
+
+    /// Who it is.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// How often it was started on this data.
+    pub fn boot_number(&self) -> u64 {
+        self.boot_number
+    }
+
+    /// Whether it has caught up and serves.
+    pub fn is_ready(&self) -> bool {
+        *self.registry.ready().borrow()
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Errors
+    /// Why it never will.
+    pub async fn ready(&self) -> Result<(), Arc<str>> {
+        let mut ready = self.registry.ready();
+        tokio::select! {
+            result = ready.wait_for(|ready| *ready) => {
+                result.map(|_| ()).map_err(|_| "the node has ended".into())
+            }
+            reason = self.fatal.told() => Err(reason),
+        }
+    }
+
+    /// Waits until the node can't go on, and says why: the disk failed, or something happened that must not happen.
+    /// The process is to end then, with an error.
+    pub async fn fatal(&self) -> Arc<str> {
+        self.fatal.told().await
+    }
+
+    /// Ends in order: answers what is on its way, writes a checkpoint if that is worth it, closes the log.
+    ///
+    /// # Errors
+    /// The log could not be closed in order; what was acknowledged is durable all the same.
+    pub async fn stop(self) -> Result<(), StartError> {
+        self.registry.close();
+        self.announcing.abort();
+        if timeout(DRAIN_WITHIN, self.submitting).await.is_err() {
+            tracing::warn!("requests on their way were not answered in time");
+        }
+        let _ = self.stop_keeping.send(());
+        if timeout(LAST_CHECKPOINT_WITHIN, self.keeping).await.is_err() {
+            tracing::warn!("the last checkpoint was not written in time; the log holds what it would have");
+        }
+        self.watching.abort();
+        close(&self.consensus, self.log).await
+    }
+
+    /// Ends at once: nothing is answered any more and no checkpoint is written, as in a crash, but that the directory
+    /// can be used again when this returns.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop).
+    pub async fn halt(self) -> Result<(), StartError> {
+        for task in [&self.watching, &self.announcing, &self.submitting, &self.keeping] {
+            task.abort();
+        }
+        self.registry.close();
+        close(&self.consensus, self.log).await
+    }
+}
+
+async fn close(consensus: &Consensus, log: Arc<dyn LogStore>) -> Result<(), StartError> {
+    consensus.stop().await;
+    let closed = tokio::task::spawn_blocking(move || log.close()).await;
+    closed
+        .map_err(|error| StartError::Io {
+            what: "closing the log",
+            source: error.into(),
+        })?
+        .map_err(Into::into)
+}
+
+async fn open(
+    settings: &NodeSettings,
+    world: &World,
+    metrics: &Arc<dyn NodeMetrics>,
+    fatal: &Fatal,
+) -> Result<Opened, StartError> {
+    let failed = fatal.clone();
+    let hooks = LogHooks {
+        fatal: Arc::new(move |error| failed.tell(error.to_string())),
+        observer: Arc::new(FlushTimer {
+            clock: world.clock.clone(),
+            metrics: metrics.clone(),
+            began: Mutex::default(),
+        }),
+    };
+    let (home, world) = (world.raft_home, world.clone());
+    let (directory, options) = (settings.data_dir.clone(), settings.log.clone());
+    let opened = home
+        .blocking(move || bootstrap::open(&world, &directory, options, hooks))
+        .await;
+    opened.map_err(|source| StartError::Io {
+        what: "opening the storage",
+        source,
+    })?
+}
+
+/// Says in the replicated state that this node is there, until it has been heard.
+async fn announce(registry: Arc<NodeRegistry>, member: Member) {
+    let name = member.name.clone();
+    let command = Command::MemberUp(member);
+    loop {
+        match registry
+            .propose(&Context::new(Dialect::Internal), command.clone())
+            .await
+        {
+            Ok(applied) => {
+                if let Err(rejection) = applied.result {
+                    tracing::error!(%name, %rejection, "this node can't be a member");
+                }
+                return;
+            }
+            Err(spine_api::Error::ShuttingDown) => return,
+            Err(error) => tracing::debug!(%error, "this node is not announced yet"),
+        }
+        if registry.ready().wait_for(|ready| *ready).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(ANNOUNCE_AGAIN).await;
+    }
+}
+
+const ANNOUNCE_AGAIN: Duration = Duration::from_millis(200);
+
+async fn watch_raft(consensus: Arc<Consensus>, fatal: Fatal) {
+    fatal.tell(format!("raft has ended: {}", consensus.ended().await));
+}
+
+/// What ends a node; the first reason counts.
+#[derive(Clone, Debug)]
+struct Fatal(Arc<watch::Sender<Option<Arc<str>>>>);
+
+impl Default for Fatal {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(None)))
+    }
+}
+
+impl Fatal {
+    fn tell(&self, reason: impl Into<Arc<str>>) {
+        let reason = reason.into();
+        self.0.send_if_modified(|told| {
+            let first = told.is_none();
+            if first {
+                tracing::error!(reason = &*reason, "this node can't go on");
+                *told = Some(reason);
+            }
+            first
+        });
+    }
+
+    async fn told(&self) -> Arc<str> {
+        let mut told = self.0.subscribe();
+        let reason = told
+            .wait_for(Option::is_some)
+            .await
+            .expect("the sender is here")
+            .clone();
+        reason.expect("waited for")
+    }
+
+    /// Runs a task without which the node can't be.
+    fn spawn(&self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        let fatal = self.clone();
+        tokio::spawn(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                fatal.tell(format!("{what} panicked"));
+            }
+        })
+    }
+}
+
+/// Times flushes with World's clock.
+struct FlushTimer {
+    clock: Arc<dyn Clock>,
+    metrics: Arc<dyn NodeMetrics>,
+    began: Mutex<Duration>,
+}
+
+impl LogObserver for FlushTimer {
+    fn flush_begins(&self) {
+        *self.began.lock() = self.clock.monotonic();
+    }
+
+    fn flush_ends(&self, flush: Flush) {
+        let took = self.clock.monotonic().saturating_sub(*self.began.lock());
+        self.metrics.flushed(took, flush.entries, flush.bytes);
+    }
+
+    fn segment_unprepared(&self) {
+        self.metrics.segment_unprepared();
+    }
+}

@@ -1,0 +1,231 @@
+//! From committed entries to the published state.
+//!
+//! openraft hands over runs of committed entries on its own runtime; [`StateMachine`] passes them on to the
+//! [`Applier`], a task of the node, and waits for it without holding anything up. The applier decodes, applies,
+//! publishes the new state with its events to the hub, and only then answers, so that whoever has an answer finds the
+//! state that belongs to it.
+
+use std::{io, sync::Arc};
+
+use futures::{Stream, StreamExt};
+use openraft::{
+    EntryPayload, OptionalSend,
+    storage::{ApplyResponder, EntryResponder, RaftStateMachine},
+    type_config::alias::SnapshotOf,
+};
+use spine_api::hub::Hub;
+use spine_core::{Event, State, codec};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    snapshot::{Ready, SnapshotData},
+    types::{LogEntry, LogId, Response, SnapshotMeta, StoredMembership, Types},
+};
+use crate::metrics_sink::NodeMetrics;
+
+/// Entries applied between two publications at most: an answer waits for no more than those.
+const BATCH_ENTRIES: usize = 64;
+/// Batches on their way to the applier.
+const BATCHES: usize = 2;
+
+/// The state and where in the log it stands.
+#[derive(Clone)]
+pub struct Applied {
+    /// The last entry in it.
+    pub position: Option<LogId>,
+    /// The newest membership among the entries in it.
+    pub membership: StoredMembership,
+    /// The state.
+    pub state: State,
+}
+
+impl Applied {
+    /// Whether the entry at `index` is in it.
+    pub fn reaches(&self, index: u64) -> bool {
+        self.position.is_some_and(|position| position.index >= index)
+    }
+
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta {
+            last_log_id: self.position,
+            last_membership: self.membership.clone(),
+        }
+    }
+}
+
+/// The state machine as openraft sees it.
+pub(super) struct StateMachine {
+    batches: mpsc::Sender<Batch>,
+    applied: watch::Receiver<Applied>,
+    checkpointed: watch::Receiver<Option<SnapshotMeta>>,
+}
+
+/// Entries to apply, and who is told when it is done.
+struct Batch {
+    entries: Vec<EntryResponder<Types>>,
+    done: oneshot::Sender<io::Result<()>>,
+}
+
+/// Applies, publishes, answers.
+pub(super) struct Applier {
+    batches: mpsc::Receiver<Batch>,
+    applied: watch::Sender<Applied>,
+    hub: Arc<Hub>,
+    metrics: Arc<dyn NodeMetrics>,
+}
+
+/// A state machine that begins with `applied`, and its other half. `checkpointed` names the newest checkpoint.
+pub(super) fn pair(
+    applied: Applied,
+    hub: Arc<Hub>,
+    checkpointed: watch::Receiver<Option<SnapshotMeta>>,
+    metrics: Arc<dyn NodeMetrics>,
+) -> (StateMachine, Applier) {
+    let (to_apply, batches) = mpsc::channel(BATCHES);
+    let (publish, published) = watch::channel(applied);
+    let machine = StateMachine {
+        batches: to_apply,
+        applied: published,
+        checkpointed,
+    };
+    (
+        machine,
+        Applier {
+            batches,
+            applied: publish,
+            hub,
+            metrics,
+        },
+    )
+}
+
+impl StateMachine {
+    /// What is applied, as it changes.
+    pub(super) fn applied(&self) -> watch::Receiver<Applied> {
+        self.applied.clone()
+    }
+
+    async fn apply_batch(&self, entries: Vec<EntryResponder<Types>>) -> io::Result<()> {
+        let ended = |()| io::Error::other("the state machine has ended");
+        let (done, applied) = oneshot::channel();
+        self.batches
+            .send(Batch { entries, done })
+            .await
+            .map_err(|_| ended(()))?;
+        applied.await.map_err(|_| ended(()))?
+    }
+}
+
+impl RaftStateMachine<Types> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Ready;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let applied = self.applied.borrow();
+        Ok((applied.position, applied.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
+    {
+        let mut batches = entries.ready_chunks(BATCH_ENTRIES);
+        while let Some(batch) = batches.next().await {
+            self.apply_batch(batch.into_iter().collect::<io::Result<_>>()?)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Ready> {
+        let checkpointed = self.checkpointed.borrow().clone();
+        match checkpointed {
+            Some(meta) => Some(Ready {
+                meta,
+                data: SnapshotData(self.applied.borrow().state.clone()),
+            }),
+            None if force => Some(self.get_snapshot_builder().await),
+            None => None,
+        }
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Ready {
+        let applied = self.applied.borrow();
+        Ready {
+            meta: applied.meta(),
+            data: SnapshotData(applied.state.clone()),
+        }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, _: SnapshotData) -> io::Result<()> {
+        let text = format!("a snapshot at {meta} was sent to a cluster of one voter");
+        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<Types, SnapshotData>>> {
+        let applied = self.applied.borrow();
+        let snapshot = openraft::Snapshot {
+            meta: applied.meta(),
+            snapshot: SnapshotData(applied.state.clone()),
+        };
+        Ok(applied.position.is_some().then_some(snapshot))
+    }
+}
+
+impl Applier {
+    /// Applies until openraft has let go of the state machine, or an entry can't be applied.
+    pub(super) async fn run(mut self) {
+        let mut next = self.applied.borrow().clone();
+        while let Some(Batch { entries, done }) = self.batches.recv().await {
+            let result = self.apply_batch(&mut next, entries);
+            let failed = result.is_err();
+            let _ = done.send(result);
+            if failed {
+                return;
+            }
+            // A long run of batches must let others have the thread.
+            tokio::task::consume_budget().await;
+        }
+    }
+
+    fn apply_batch(&self, next: &mut Applied, entries: Vec<EntryResponder<Types>>) -> io::Result<()> {
+        let mut events = Vec::new();
+        let mut answers: Vec<(ApplyResponder<Types>, Response)> = Vec::new();
+        for (entry, responder) in entries {
+            let response = apply(next, entry, &mut events)?;
+            self.metrics.applied(response.0.len());
+            if let Some(responder) = responder {
+                answers.push((responder, response));
+            }
+        }
+        // The hub first: what a reader is told to wait for must be there when it looks.
+        self.hub.publish(next.state.clone(), &events);
+        self.applied.send_replace(next.clone());
+        for (responder, response) in answers {
+            responder.send(response);
+        }
+        Ok(())
+    }
+}
+
+fn apply(next: &mut Applied, entry: LogEntry, events: &mut Vec<Event>) -> io::Result<Response> {
+    next.position = Some(entry.log_id);
+    match entry.payload {
+        EntryPayload::Blank => Ok(Response::default()),
+        EntryPayload::Membership(membership) => {
+            next.membership = StoredMembership::new(Some(entry.log_id), membership);
+            Ok(Response::default())
+        }
+        EntryPayload::Normal(payload) => {
+            let decoded = codec::decode_entry(&payload.0).map_err(|error| {
+                io::Error::other(format!(
+                    "the log entry at {} can't be applied: {error}",
+                    entry.log_id
+                ))
+            })?;
+            let batch = next.state.apply(&decoded);
+            events.extend(batch.events);
+            Ok(Response(batch.applied))
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Bytes of what Raft keeps beside the entries: votes, memberships, positions. They are the messages that servers
+//! exchange, so that fields can be added; the payload of an entry is opaque here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use openraft::{EntryPayload, impls::leader_id_std::LeaderId, type_config::alias::CommittedLeaderIdOf};
+use prost::Message;
+use spine_proto::internal::v1 as proto;
+
+use super::types::{LogEntry, LogId, Membership, Payload, Peer, RaftVote, StoredMembership, Types};
+use crate::storage::log::Position;
+
+/// Bytes that are not what they should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed {0}")]
+pub struct Malformed(pub &'static str);
+
+/// An entry's bytes begin with their format number, as `spine_core::codec` writes it. This one stands for a change of
+/// membership; an entry without any bytes is a new leader's first.
+const MEMBERSHIP_FORMAT: [u8; 2] = [0xff, 0xff];
+
+/// A position, as the log keeps it. A term has one leader, so its number is left out.
+pub(super) fn position(id: &LogId) -> Position {
+    Position {
+        term: id.leader_id.term,
+        leader: 0,
+        index: id.index,
+    }
+}
+
+/// The position that the log kept.
+pub(super) fn log_id(position: Position) -> LogId {
+    LogId {
+        leader_id: CommittedLeaderIdOf::<Types>::new(position.term),
+        index: position.index,
+    }
+}
+
+/// The bytes of an entry's payload.
+pub(super) fn encode_payload(payload: &EntryPayload<Payload, u64, Peer>) -> Bytes {
+    match payload {
+        EntryPayload::Blank => Bytes::new(),
+        EntryPayload::Normal(Payload(bytes)) => {
+            debug_assert!(
+                !bytes.is_empty() && !bytes.starts_with(&MEMBERSHIP_FORMAT),
+                "an entry has a format"
+            );
+            bytes.clone()
+        }
+        EntryPayload::Membership(membership) => {
+            let message = membership_message(membership);
+            let mut bytes = BytesMut::with_capacity(MEMBERSHIP_FORMAT.len() + message.encoded_len());
+            bytes.put_slice(&MEMBERSHIP_FORMAT);
+            message.encode(&mut bytes).expect("the buffer grows");
+            bytes.freeze()
+        }
+    }
+}
+
+/// An entry as the log kept it.
+pub(super) fn decode_entry(entry: crate::storage::log::LogEntry) -> Result<LogEntry, Malformed> {
+    let payload = match entry.payload {
+        bytes if bytes.is_empty() => EntryPayload::Blank,
+        bytes if bytes.starts_with(&MEMBERSHIP_FORMAT) => {
+            let message = proto::Membership::decode(&bytes[MEMBERSHIP_FORMAT.len()..])
+                .map_err(|_| Malformed("membership"))?;
+            EntryPayload::Membership(message_membership(message)?)
+        }
+        bytes => EntryPayload::Normal(Payload(bytes)),
+    };
+    Ok(LogEntry {
+        log_id: log_id(entry.position),
+        payload,
+    })
+}
+
+/// The bytes of a vote.
+pub(super) fn encode_vote(vote: &RaftVote) -> Bytes {
+    let leader_id = proto::LeaderId {
+        term: vote.leader_id.term,
+        node_id: vote.leader_id.voted_for,
+    };
+    proto::Vote {
+        leader_id: Some(leader_id),
+        committed: vote.committed,
+    }
+    .encode_to_vec()
+    .into()
+}
+
+/// The vote of these bytes.
+pub(super) fn decode_vote(bytes: &[u8]) -> Result<RaftVote, Malformed> {
+    let message = proto::Vote::decode(bytes).map_err(|_| Malformed("vote"))?;
+    let proto::LeaderId { term, node_id } = message.leader_id.ok_or(Malformed("vote"))?;
+    Ok(RaftVote {
+        leader_id: LeaderId {
+            term,
+            voted_for: node_id,
+        },
+        committed: message.committed,
+    })
+}
+
+/// The message of a position.
+pub(super) fn position_message(id: &LogId) -> proto::LogId {
+    proto::LogId {
+        leader_id: Some(proto::LeaderId {
+            term: id.leader_id.term,
+            node_id: 0,
+        }),
+        index: id.index,
+    }
+}
+
+/// The position of a message.
+pub(super) fn message_position(message: proto::LogId) -> Result<LogId, Malformed> {
+    let term = message.leader_id.ok_or(Malformed("position"))?.term;
+    Ok(log_id(Position {
+        term,
+        leader: 0,
+        index: message.index,
+    }))
+}
+
+fn membership_message(membership: &Membership) -> proto::Membership {
+    let configs = membership.get_joint_config().iter();
+    let servers = membership.nodes();
+    proto::Membership {
+        configs: configs
+            .map(|ids| proto::NodeIdSet {
+                node_ids: ids.iter().copied().collect(),
+            })
+            .collect(),
+        servers: servers
+            .map(|(id, peer)| {
+                (
+                    *id,
+                    proto::Server {
+                        name: peer.name.clone(),
+                        peer_address: peer.address.clone(),
+                    },
+                )
+            })
+            .collect(),
+    }
+}
+
+fn message_membership(message: proto::Membership) -> Result<Membership, Malformed> {
+    let configs = message
+        .configs
+        .into_iter()
+        .map(|set| set.node_ids.into_iter().collect::<BTreeSet<_>>());
+    let peers = message.servers.into_iter().map(|(id, server)| {
+        (
+            id,
+            Peer {
+                name: server.name,
+                address: server.peer_address,
+            },
+        )
+    });
+    Membership::new(configs.collect(), peers.collect::<BTreeMap<_, _>>()).map_err(|_| Malformed("membership"))
+}
+
+/// The message of a membership and the entry that brought it.
+pub(super) fn stored_membership_message(stored: &StoredMembership) -> proto::StoredMembership {
+    proto::StoredMembership {
+        log_id: stored.log_id().as_ref().map(position_message),
+        membership: stored
+            .log_id()
+            .is_some()
+            .then(|| membership_message(stored.membership())),
+    }
+}
+
+/// The membership of a message, and the entry that brought it.
+pub(super) fn message_stored_membership(
+    message: proto::StoredMembership,
+) -> Result<StoredMembership, Malformed> {
+    match (message.log_id, message.membership) {
+        (Some(id), Some(membership)) => Ok(StoredMembership::new(
+            Some(message_position(id)?),
+            message_membership(membership)?,
+        )),
+        (None, None) => Ok(StoredMembership::default()),
+        (Some(_), None) | (None, Some(_)) => Err(Malformed("stored membership")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn membership() -> Membership {
+        let peer = |name: &str| Peer {
+            name: name.to_owned(),
+            address: format!("{name}:8300"),
+        };
+        let peers = BTreeMap::from([(1, peer("a")), (2, peer("b")), (3, peer("c"))]);
+        Membership::new(vec![BTreeSet::from([1, 2]), BTreeSet::from([2])], peers).unwrap()
+    }
+
+    #[test]
+    fn payloads_survive_their_bytes() {
+        let place = Position {
+            term: 7,
+            leader: 0,
+            index: 9,
+        };
+        let payloads = [
+            EntryPayload::Blank,
+            EntryPayload::Normal(Payload(Bytes::from_static(b"\x01\0entry"))),
+            EntryPayload::Membership(membership()),
+        ];
+        for payload in payloads {
+            let stored = crate::storage::log::LogEntry {
+                position: place,
+                payload: encode_payload(&payload),
+            };
+            let entry = decode_entry(stored).unwrap();
+            assert_eq!(wire_of(&entry), (place, payload));
+        }
+    }
+
+    fn wire_of(entry: &LogEntry) -> (Position, EntryPayload<Payload, u64, Peer>) {
+        (position(&entry.log_id), entry.payload.clone())
+    }
+
+    #[test]
+    fn votes_and_memberships_survive_their_bytes() {
+        let vote = RaftVote::new_committed(3, 5);
+        assert_eq!(decode_vote(&encode_vote(&vote)), Ok(vote));
+        let id = log_id(Position {
+            term: 1,
+            leader: 0,
+            index: 2,
+        });
+        for stored in [
+            StoredMembership::default(),
+            StoredMembership::new(Some(id), membership()),
+        ] {
+            assert_eq!(
+                message_stored_membership(stored_membership_message(&stored)),
+                Ok(stored)
+            );
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert_eq!(decode_vote(b"\xff\xff"), Err(Malformed("vote")));
+        let entry = crate::storage::log::LogEntry {
+            position: Position {
+                term: 1,
+                leader: 0,
+                index: 0,
+            },
+            payload: Bytes::from_static(b"\xff\xff\xff"),
+        };
+        assert_eq!(decode_entry(entry).unwrap_err(), Malformed("membership"));
+    }
+}
