@@ -2,6 +2,7 @@
 //! turns the answer back. None of them decides anything; none knows whether the registry behind the door is three
 //! nodes or one value in memory ([`local::Local`], which the tests of dialects use).
 
+pub mod consul;
 pub mod hub;
 pub mod limits;
 pub mod local;

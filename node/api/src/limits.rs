@@ -21,3 +21,15 @@ pub const FILTER_BYTES_MAX: usize = 8 << 10;
 pub const FILTER_DEPTH_MAX: usize = 64;
 /// Events that one batch of a watch holds at most, but for those of one request, which stay together.
 pub const WATCH_BATCH_EVENTS: usize = 1_000;
+/// Regular expressions in one filter.
+pub const FILTER_REGEXES_MAX: usize = 16;
+/// Bytes of one compiled regular expression of a filter.
+pub const FILTER_REGEX_BYTES_MAX: usize = 256 << 10;
+/// Bytes of a body on Consul's mount `/hex`: a value of the greatest size in hex, and the JSON around it.
+pub const HEX_BODY_BYTES_MAX: usize = 2 * spine_core::limits::VALUE_BYTES_MAX + 64;
+/// Bytes of a reply above which it is packed for clients that take it so.
+pub const GZIP_BYTES_MIN: usize = 1 << 10;
+/// Different reads that the Consul dialect remembers as asked `?cached`.
+pub const CACHED_READS_MAX: usize = 4_096;
+/// The longest that a request's body may take to arrive.
+pub const BODY_TIME_MAX: Duration = Duration::from_secs(30);

@@ -1,0 +1,289 @@
+//! What Consul's clients read when something is refused: one table of texts and status codes.
+//!
+//! Errors are plain text. Clients print them, and some look for a part of one, so where Consul has a text for the
+//! case it is that text. Lock, semaphore and watch helpers retry on 500 and on broken connections only: so what
+//! may be retried without harm, above all a missing leader, is 500, and what may not is something else.
+
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use spine_core::{NameError, NodeName, Rejection};
+
+use super::{filter::FilterError, reply::Reply};
+use crate::registry;
+
+/// Why a request is not answered as asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The endpoint doesn't take this method.
+    #[error("method {method} not allowed")]
+    MethodNotAllowed {
+        /// The method.
+        method: http::Method,
+        /// Those that it takes.
+        allow: String,
+    },
+    /// There is no such endpoint.
+    #[error("Invalid URL path {0:?}: not a recognized HTTP API endpoint")]
+    NoSuchPath(String),
+    /// A name in the path is not UTF-8.
+    #[error("Invalid URL path: not UTF-8 behind the percent signs")]
+    PathEncoding,
+    /// The body is larger than allowed.
+    #[error("Request body({size} bytes) too large, max size: {limit} bytes")]
+    BodyTooLarge {
+        /// Its size, or what was read of it.
+        size: u64,
+        /// The bound.
+        limit: u64,
+    },
+    /// The body broke off.
+    #[error("Request body could not be read: {0}")]
+    BodyBroken(String),
+    /// The body is not what the endpoint takes.
+    #[error("Request decode failed: {0}")]
+    Decode(String),
+    /// A field or parameter is missing, or has a value that it can't have: the text says which.
+    #[error("{0}")]
+    BadRequest(String),
+    /// A parameter has a value that it can't have.
+    #[error("Invalid value for ?{name}")]
+    InvalidParameter {
+        /// The parameter.
+        name: &'static str,
+    },
+    /// `?index` is not a number.
+    #[error("Invalid index")]
+    InvalidIndex,
+    /// `?wait` is not a duration.
+    #[error("Invalid wait time")]
+    InvalidWait,
+    /// `?max_stale` is not a duration.
+    #[error("Invalid max_stale value {0:?}")]
+    InvalidMaxStale(String),
+    /// Both consistency modes.
+    #[error("Cannot specify ?stale with ?consistent, conflicting semantics.")]
+    ConflictingConsistency,
+    /// Parameters that exclude each other.
+    #[error("Conflicting flags: {0}")]
+    ConflictingFlags(String),
+    /// A parameter of the Enterprise edition.
+    #[error("Invalid query parameter: {name:?} - {feature} are a Consul Enterprise feature")]
+    Enterprise {
+        /// The parameter.
+        name: &'static str,
+        /// What it would choose.
+        feature: &'static str,
+    },
+    /// `?filter` is not an expression over what is listed.
+    #[error("Failed to create boolean expression evaluator: {0}")]
+    Filter(#[from] FilterError),
+    /// Another datacenter is named.
+    #[error("No path to datacenter")]
+    NoDatacenter,
+    /// A key is needed.
+    #[error("Missing key name")]
+    MissingKey,
+    /// A service's name is needed.
+    #[error("Missing service name")]
+    MissingServiceName,
+    /// A service's ID is needed.
+    #[error("Missing service ID")]
+    MissingServiceId,
+    /// A check's name is needed.
+    #[error("Missing check name")]
+    MissingCheckName,
+    /// A check's state is needed.
+    #[error("Missing check state")]
+    MissingCheckState,
+    /// A node's name is needed.
+    #[error("Missing node name")]
+    MissingNodeName,
+    /// A catalog registration without a node or its address.
+    #[error("Must provide node and address")]
+    MissingNodeAndAddress,
+    /// A catalog deregistration without a node.
+    #[error("Must provide node")]
+    MissingNode,
+    /// Maintenance without saying whether on or off.
+    #[error("Missing value for enable")]
+    MissingEnable,
+    /// Not a status.
+    #[error("Invalid check status: '{0}'")]
+    InvalidStatus(String),
+    /// A check's definition doesn't hold together.
+    #[error("Invalid check: {0}")]
+    InvalidCheck(&'static str),
+    /// A check that would run a program.
+    #[error("Scripts are disabled on this agent")]
+    ScriptsDisabled,
+    /// No such instance on this agent.
+    #[error("Unknown service ID {0:?}. Ensure that the service ID is passed, not the service name.")]
+    UnknownServiceId(String),
+    /// No such instance: the text of the reading endpoint.
+    #[error("unknown service ID: {0}")]
+    NoService(String),
+    /// A check names an instance that is not there.
+    #[error("ServiceID {0:?} does not exist")]
+    NoServiceForCheck(String),
+    /// No such check on this agent.
+    #[error("Unknown check ID {0:?}. Ensure that the check ID is passed, not the check name.")]
+    UnknownCheckId(String),
+    /// Only TTL checks are reported to.
+    #[error("CheckID {0:?} does not have associated TTL")]
+    NotTtl(String),
+    /// An ID alone names several things.
+    #[error("ID {id:?} is registered under several nodes: {}", .nodes.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", "))]
+    Ambiguous {
+        /// The ID.
+        id: String,
+        /// The nodes that have it.
+        nodes: Vec<NodeName>,
+    },
+    /// Access control is off.
+    #[error("ACL support disabled")]
+    AclDisabled,
+    /// Network coordinates are off.
+    #[error("Coordinate support disabled")]
+    CoordinatesDisabled,
+    /// There is no mesh CA.
+    #[error("Connect must be enabled in order to use this endpoint")]
+    ConnectDisabled,
+    /// Not in this release.
+    #[error("not supported by this Spine release: {0}")]
+    Unsupported(String),
+    /// The cluster's rules refuse it.
+    #[error(transparent)]
+    Refused(Rejection),
+    /// The registry doesn't answer.
+    #[error("{}", registry_text(.0))]
+    Registry(registry::Error),
+}
+
+/// What became of a write that nobody answered for (contract: "outcome unknown").
+const X_SPINE_OUTCOME: HeaderName = HeaderName::from_static("x-spine-outcome");
+
+impl Failure {
+    /// A failure with a text of its own.
+    pub(crate) fn bad_request(text: impl Into<String>) -> Self {
+        Self::BadRequest(text.into())
+    }
+
+    /// The status code.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoSuchPath(_)
+            | Self::UnknownServiceId(_)
+            | Self::NoService(_)
+            | Self::UnknownCheckId(_)
+            | Self::Ambiguous { .. } => StatusCode::NOT_FOUND,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::PathEncoding
+            | Self::BodyBroken(_)
+            | Self::Decode(_)
+            | Self::BadRequest(_)
+            | Self::InvalidParameter { .. }
+            | Self::InvalidIndex
+            | Self::InvalidWait
+            | Self::InvalidMaxStale(_)
+            | Self::ConflictingConsistency
+            | Self::ConflictingFlags(_)
+            | Self::Enterprise { .. }
+            | Self::Filter(_)
+            | Self::MissingKey
+            | Self::MissingServiceName
+            | Self::MissingServiceId
+            | Self::MissingCheckName
+            | Self::MissingCheckState
+            | Self::MissingNodeName
+            | Self::MissingNodeAndAddress
+            | Self::MissingNode
+            | Self::MissingEnable
+            | Self::InvalidStatus(_)
+            | Self::InvalidCheck(_)
+            | Self::ScriptsDisabled
+            | Self::NoServiceForCheck(_)
+            | Self::NotTtl(_) => StatusCode::BAD_REQUEST,
+            Self::AclDisabled | Self::CoordinatesDisabled => StatusCode::UNAUTHORIZED,
+            Self::NoDatacenter | Self::ConnectDisabled => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::Refused(rejection) => rejection_status(rejection),
+            Self::Registry(error) => registry_status(error),
+        }
+    }
+
+    /// The reply.
+    pub(crate) fn reply(&self) -> Reply {
+        let reply = Reply::text(self.status(), self.to_string());
+        match self {
+            Self::MethodNotAllowed { allow, .. } => match HeaderValue::from_str(allow) {
+                Ok(allow) => reply.with(header::ALLOW, allow),
+                Err(_) => reply,
+            },
+            Self::Registry(registry::Error::Unknown(_)) => {
+                reply.with(X_SPINE_OUTCOME, HeaderValue::from_static("unknown"))
+            }
+            _ => reply,
+        }
+    }
+}
+
+impl From<Rejection> for Failure {
+    /// Refusals for which Consul has words of its own get them; the others speak for themselves.
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::UnknownInstance(id) => Self::UnknownServiceId(id.to_string()),
+            Rejection::UnknownCheck(id) => Self::UnknownCheckId(id.to_string()),
+            Rejection::NotTtl(id) => Self::NotTtl(id.to_string()),
+            Rejection::Ambiguous { id, nodes } => Self::Ambiguous {
+                id: id.to_string(),
+                nodes,
+            },
+            other => Self::Refused(other),
+        }
+    }
+}
+
+impl From<NameError> for Failure {
+    fn from(error: NameError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<registry::Error> for Failure {
+    fn from(error: registry::Error) -> Self {
+        match error {
+            registry::Error::Refused(rejection) => rejection.into(),
+            registry::Error::Unsupported(what) => Self::Unsupported(what.to_string()),
+            error => Self::Registry(error),
+        }
+    }
+}
+
+fn rejection_status(rejection: &Rejection) -> StatusCode {
+    match rejection {
+        Rejection::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        // The cluster is full: nothing is wrong with the request, and waiting may help.
+        Rejection::TooMany { .. } | Rejection::QuotaExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+fn registry_status(error: &registry::Error) -> StatusCode {
+    match error {
+        registry::Error::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
+        registry::Error::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
+        registry::Error::Refused(rejection) => rejection_status(rejection),
+        registry::Error::NoLeader
+        | registry::Error::Unknown(_)
+        | registry::Error::Deadline(_)
+        | registry::Error::ShuttingDown => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn registry_text(error: &registry::Error) -> String {
+    match error {
+        // The text that clients look for.
+        registry::Error::NoLeader => "No cluster leader".into(),
+        other => other.to_string(),
+    }
+}
