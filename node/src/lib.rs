@@ -3,12 +3,17 @@
 //! The outside (clock, network, files, randomness, engine) comes in through [`world`], so that a simulator can hand
 //! over another one and run the same code. [`Node::start`] puts it all together.
 
+#[cfg(feature = "server")]
+pub mod config;
 pub mod leader;
 pub mod metrics_sink;
 pub mod node;
+pub mod probe;
 pub mod raft;
 pub mod registry;
 pub mod storage;
+#[cfg(feature = "server")]
+pub mod telemetry;
 pub mod world;
 
 pub use self::{

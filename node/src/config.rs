@@ -1,0 +1,289 @@
+//! What a server is told at its start: flags, then environment, then the file named by `--config`, then defaults,
+//! made into one [`Config`] that nobody checks again.
+//!
+//! What this release can't do is refused here, by name, before anything is opened: a server never runs with half of
+//! what it was told.
+
+mod options;
+
+use std::{
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use spine_core::{NodeName, Ttl};
+
+pub use self::options::{Founder, HostPort, Listen, LogFormat, Malformed, Options, OrOff, Span};
+
+/// The values of what is not said.
+pub mod defaults {
+    use std::time::Duration;
+
+    /// Consul's default, which clients send as `?dc=`.
+    pub const DATACENTER: &str = "dc1";
+    /// Loopback: who wants to be reached from outside says so, knowing what governs the registry.
+    pub const BIND_HOST: &str = "127.0.0.1";
+    /// Consul's port of the HTTP API, which its clients assume.
+    pub const HTTP_PORT: u16 = 8500;
+    /// Consul's gRPC port, where a mesh's proxies look for xDS later.
+    pub const GRPC_PORT: u16 = 8502;
+    /// Time to live of a registration that heartbeats, in `dev`: three of the tutorial's 10 s beats, so that a
+    /// service that stops is off the list within 40 s.
+    pub const DEV_SERVICE_TTL: Duration = Duration::from_secs(30);
+    /// Connections at once on each port. A blocking query holds one; each costs about 20 KiB.
+    pub const CONNECTIONS_MAX: usize = 16_384;
+    /// Seconds that requests in flight get to be answered at the end; systemd kills after 90.
+    pub const DRAIN: Duration = Duration::from_secs(10);
+}
+
+/// Which command starts the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// For a developer: one command, nothing kept, nobody else let in.
+    Dev,
+    /// For real.
+    Serve,
+}
+
+/// A validated configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Which command started it.
+    pub mode: Mode,
+    /// This server's name.
+    pub name: NodeName,
+    /// The datacenter's name.
+    pub datacenter: String,
+    /// Where the log and the checkpoints are; `None`: in a temporary directory.
+    pub data_dir: Option<PathBuf>,
+    /// Consul's API, UI, metrics.
+    pub http: Option<Endpoint>,
+    /// The native API.
+    pub grpc: Option<Endpoint>,
+    /// This server's peer address as the founding list names it.
+    pub peer: Option<HostPort>,
+    /// Time to live of registrations without checks that heartbeat; `None`: they stay.
+    pub default_service_ttl: Option<Ttl>,
+    /// The key that seals the CA's key.
+    pub ca_seal_key: Option<PathBuf>,
+    /// Networks that probes may reach; `None`: all that are not denied.
+    pub probe_allow: Option<Vec<ipnet::IpNet>>,
+    /// Connections at once on each port.
+    pub connections_max: usize,
+    /// Time that requests in flight get at the end.
+    pub drain: Duration,
+}
+
+/// A place to listen, and the address that others are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where to listen.
+    pub bind: HostPort,
+    /// Where others reach it, if said.
+    pub advertise: Option<HostPort>,
+}
+
+impl Endpoint {
+    /// Whether only this machine reaches it.
+    pub fn is_loopback(&self) -> bool {
+        let ip = self.bind.host.parse::<IpAddr>();
+        ip.map_or(self.bind.host == "localhost", |ip| ip.is_loopback())
+    }
+}
+
+/// Why a server does not start as told. The command line ends with exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("can't read the configuration file {}: {source}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("the configuration file {} is wrong: {problem}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with its line.
+        problem: Box<toml::de::Error>,
+    },
+    /// An option has a value that it can't have.
+    #[error("{option}: {problem}")]
+    Invalid {
+        /// The option, as a flag.
+        option: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An option asks for what this release doesn't have.
+    #[error("{option}: {what} is not built in this release")]
+    NotBuilt {
+        /// The option, as a flag.
+        option: &'static str,
+        /// What it asks for.
+        what: String,
+    },
+    /// Nothing says who may write.
+    #[error(
+        "spine serve starts governed, or open if you say so; give one of\n  \
+         --governance-root FILE  writes need a grant that goes back to this authority\n  \
+         --governance open       everybody who reaches a port may do everything"
+    )]
+    Ungoverned,
+}
+
+impl Config {
+    /// Makes a configuration of flags and environment, the file and the defaults, in this order.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, or that this release can't do.
+    pub fn resolve(mode: Mode, flags: Options, file: Option<&Path>) -> Result<Self, ConfigError> {
+        let said = match file {
+            Some(path) => flags.or(read_file(path)?),
+            None => flags,
+        };
+        refuse_unbuilt(&said)?;
+        check_governance(mode, &said)?;
+        let name = name(&said)?;
+        let config = Self {
+            mode,
+            datacenter: datacenter(&said)?,
+            data_dir: data_dir(mode, &said)?,
+            http: endpoint(said.http_addr, said.advertise_http_addr, defaults::HTTP_PORT, "--advertise-http-addr")?,
+            grpc: endpoint(said.grpc_addr, said.advertise_grpc_addr, defaults::GRPC_PORT, "--advertise-grpc-addr")?,
+            peer: founder(&name, said.initial_cluster)?,
+            default_service_ttl: service_ttl(mode, said.default_service_ttl)?,
+            ca_seal_key: said.ca_seal_key,
+            probe_allow: said.probe_allow,
+            connections_max: at_least_one("--connections-max", said.connections_max, defaults::CONNECTIONS_MAX)?,
+            drain: defaults::DRAIN,
+            name,
+        };
+        Ok(config)
+    }
+}
+
+fn read_file(path: &Path) -> Result<Options, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    toml::from_str(&text)
+        .map_err(|problem| ConfigError::File { path: path.to_owned(), problem: Box::new(problem) })
+}
+
+fn refuse_unbuilt(said: &Options) -> Result<(), ConfigError> {
+    let refuse = |option, what: &str| Err(ConfigError::NotBuilt { option, what: what.to_owned() });
+    if let Some(OrOff::On(_)) = said.etcd_addr {
+        return refuse("--etcd-addr", "etcd's API");
+    }
+    if let Some(OrOff::On(_)) = said.dns_addr {
+        return refuse("--dns-addr", "DNS");
+    }
+    if let Some(OrOff::On(_)) = said.peer_addr {
+        return refuse("--peer-addr", "a cluster of several servers");
+    }
+    if said.advertise_peer_addr.is_some() {
+        return refuse("--advertise-peer-addr", "a cluster of several servers");
+    }
+    if said.join.is_some() {
+        return refuse("--join", "joining a cluster");
+    }
+    if said.initial_cluster.as_ref().is_some_and(|founders| founders.len() > 1) {
+        return refuse("--initial-cluster", "a cluster of several servers");
+    }
+    if said.governance_root.is_some() {
+        return refuse("--governance-root", "governance (start with --governance open)");
+    }
+    match said.governance.as_deref() {
+        None | Some("open") => Ok(()),
+        Some(mode) => refuse("--governance", &format!("the mode {mode:?} (this release knows \"open\")")),
+    }
+}
+
+fn check_governance(mode: Mode, said: &Options) -> Result<(), ConfigError> {
+    match (mode, &said.governance) {
+        (Mode::Serve, None) => Err(ConfigError::Ungoverned),
+        (Mode::Dev, _) | (Mode::Serve, Some(_)) => Ok(()),
+    }
+}
+
+fn invalid(option: &'static str, problem: impl ToString) -> ConfigError {
+    ConfigError::Invalid { option, problem: problem.to_string() }
+}
+
+fn name(said: &Options) -> Result<NodeName, ConfigError> {
+    let machine = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = said.name.clone().unwrap_or_else(machine);
+    // The name is part of URLs, and later of DNS names and certificates.
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !name.chars().all(plain) {
+        return Err(invalid("--name", format!("{name:?} holds more than letters, digits, '-', '_' and '.'")));
+    }
+    NodeName::parse(&name).map_err(|error| invalid("--name", error))
+}
+
+fn datacenter(said: &Options) -> Result<String, ConfigError> {
+    let name = said.datacenter.as_deref().unwrap_or(defaults::DATACENTER);
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+        return Err(invalid("--datacenter", format!("{name:?} is not 1 to 64 of a-z, 0-9, '-' and '_'")));
+    }
+    Ok(name.to_owned())
+}
+
+fn data_dir(mode: Mode, said: &Options) -> Result<Option<PathBuf>, ConfigError> {
+    match (mode, &said.data_dir) {
+        (Mode::Serve, None) => Err(invalid("--data-dir", "spine serve needs a directory for its data")),
+        (Mode::Dev | Mode::Serve, given) => Ok(given.clone()),
+    }
+}
+
+fn endpoint(
+    listen: Option<Listen>,
+    advertise: Option<HostPort>,
+    port: u16,
+    advertise_option: &'static str,
+) -> Result<Option<Endpoint>, ConfigError> {
+    let listen = listen.unwrap_or_else(|| OrOff::On(HostPort::new(defaults::BIND_HOST, port)));
+    match (listen, advertise) {
+        (OrOff::Off, Some(_)) => Err(invalid(advertise_option, "there is nothing to advertise: it is off")),
+        (OrOff::Off, None) => Ok(None),
+        (OrOff::On(bind), advertise) => Ok(Some(Endpoint { bind, advertise })),
+    }
+}
+
+fn founder(name: &NodeName, founders: Option<Vec<Founder>>) -> Result<Option<HostPort>, ConfigError> {
+    let Some(founder) = founders.into_iter().flatten().next() else { return Ok(None) };
+    if founder.name != name.as_str() {
+        let problem = format!("names {:?}, but this server is {:?} (--name)", founder.name, name.as_str());
+        return Err(invalid("--initial-cluster", problem));
+    }
+    Ok(Some(founder.peer))
+}
+
+fn service_ttl(mode: Mode, said: Option<OrOff<Span>>) -> Result<Option<Ttl>, ConfigError> {
+    let ttl = match (mode, said) {
+        (_, Some(said)) => said.on().map(|Span(ttl)| ttl),
+        (Mode::Dev, None) => Some(defaults::DEV_SERVICE_TTL),
+        (Mode::Serve, None) => None,
+    };
+    match ttl {
+        // Repeats count from 2 s on, so a shorter time could never be kept alive.
+        Some(ttl) if ttl < Duration::from_secs(2) => {
+            Err(invalid("--default-service-ttl", format!("{ttl:?} is too short; the least is 2s")))
+        }
+        ttl => Ok(ttl.map(Ttl::from)),
+    }
+}
+
+fn at_least_one(option: &'static str, said: Option<usize>, default: usize) -> Result<usize, ConfigError> {
+    match said {
+        Some(0) => Err(invalid(option, "must be at least 1")),
+        said => Ok(said.unwrap_or(default)),
+    }
+}

@@ -1,0 +1,108 @@
+//! Probes over the network.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use spine_core::{CheckKind, Pace};
+use tokio::time::timeout;
+
+use super::{Finding, Guard, Prober, grpc, http, tcp, tls::Tls};
+use crate::world::net::{Net, Stream};
+
+/// A run without a stated time takes no longer than this, as in Consul.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// No run takes longer, whatever its check says: it would hold a worker.
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// Runs probes over the network of the world that the node lives in.
+#[derive(Clone, Debug)]
+pub struct NetProber {
+    net: Arc<dyn Net>,
+    guard: Guard,
+    pub(super) tls: Tls,
+}
+
+/// Why a target was not reached.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("can't resolve {0:?}: {1}")]
+    Unresolved(String, io::Error),
+    #[error("{0:?} has no address")]
+    NoAddress(String),
+    #[error(transparent)]
+    Denied(#[from] super::Denied),
+    #[error("{0}: {1}")]
+    Connect(SocketAddr, io::Error),
+    #[error("TLS: {0}")]
+    Tls(io::Error),
+}
+
+impl NetProber {
+    /// Probes through `net`, to where `guard` lets them.
+    pub fn new(net: Arc<dyn Net>, guard: Guard) -> Self {
+        Self { net, guard, tls: Tls::default() }
+    }
+
+    /// Connects to a host. Its name is resolved once, what is found is judged, and to that address it connects: a
+    /// name that resolves to something else the next moment gains nothing.
+    pub(super) async fn dial(&self, host: &str, port: u16) -> Result<Box<dyn Stream>, DialError> {
+        let mut refused = None;
+        for address in resolve(host, port).await? {
+            if let Err(denied) = self.guard.check(address) {
+                refused.get_or_insert(DialError::Denied(denied));
+                continue;
+            }
+            match self.net.connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => refused = Some(DialError::Connect(address, error)),
+            }
+        }
+        Err(refused.unwrap_or_else(|| DialError::NoAddress(host.to_owned())))
+    }
+}
+
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+    if let Ok(ip) = host.parse() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let found = tokio::net::lookup_host((host, port)).await;
+    found.map(Iterator::collect).map_err(|error| DialError::Unresolved(host.to_owned(), error))
+}
+
+/// Takes `HOST:PORT` apart.
+pub(super) fn host_and_port(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Some((host, port.parse().ok()?))
+}
+
+#[async_trait]
+impl Prober for NetProber {
+    async fn run(&self, kind: &CheckKind) -> Finding {
+        match kind {
+            CheckKind::Http(probe) => {
+                let what = http::title(probe);
+                within(probe.pace, &what, http::run(self, probe)).await
+            }
+            CheckKind::Tcp(probe) => {
+                let what = format!("TCP connect {}", probe.address);
+                within(probe.pace, &what, tcp::run(self, probe)).await
+            }
+            CheckKind::Grpc(probe) => {
+                let what = format!("gRPC check {}", probe.address);
+                within(probe.pace, &what, grpc::run(self, probe)).await
+            }
+            CheckKind::External | CheckKind::Ttl(_) => Finding::critical("no node probes such a check"),
+        }
+    }
+}
+
+async fn within(pace: Pace, what: &str, run: impl Future<Output = Finding>) -> Finding {
+    let limit = match pace.timeout.duration() {
+        Duration::ZERO => TIMEOUT_DEFAULT,
+        limit => limit.min(TIMEOUT_MAX),
+    };
+    timeout(limit, run)
+        .await
+        .unwrap_or_else(|_| Finding::critical(format!("{what}: no answer within {limit:?}")))
+}

@@ -1,0 +1,45 @@
+//! What a server says of itself: its log, and its metrics.
+//!
+//! The log goes to standard error, one line an event, as text or as JSON; `RUST_LOG` filters it. [`metrics`] holds
+//! every series in one table; [`count`] counts what comes in over the ports.
+
+pub mod count;
+pub mod metrics;
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::config::LogFormat;
+
+/// What is logged when `RUST_LOG` says nothing: what an operator can act on. openraft tells of each election at info.
+const FILTER: &str = "info,openraft=warn,sled=warn,h2=warn,hyper=warn";
+
+/// Begins to log. The first call in a process counts.
+///
+/// # Errors
+/// `RUST_LOG` is not a filter.
+pub fn init_logging(format: LogFormat) -> Result<(), InvalidFilter> {
+    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(said) if !said.is_empty() => {
+            EnvFilter::try_new(&said).map_err(|source| InvalidFilter { said, problem: source.to_string() })?
+        }
+        _ => EnvFilter::new(FILTER),
+    };
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    // Tests start several servers in one process; the log that is there already is good enough then.
+    let _ = match format {
+        LogFormat::Text => registry.with(layer.with_ansi(io::stderr().is_terminal())).try_init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+    };
+    Ok(())
+}
+
+/// `RUST_LOG` is not a filter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("RUST_LOG={said:?}: {problem}")]
+pub struct InvalidFilter {
+    said: String,
+    problem: String,
+}
