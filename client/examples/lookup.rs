@@ -4,6 +4,8 @@
 //! cargo run -p spine-client --example lookup -- 127.0.0.1:8502 photo
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use spine_client::Client;
 
 #[tokio::main]

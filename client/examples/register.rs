@@ -4,6 +4,8 @@
 //! cargo run -p spine-client --example register -- 127.0.0.1:8502 photo 127.0.0.1 8080
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::time::Duration;
 
 use spine_client::{Client, Registration, proto::Status};

@@ -4,6 +4,8 @@
 //! cargo run -p spine-client --example watch -- 127.0.0.1:8502 photo
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use spine_client::{Client, Topic, proto::event::Change};
 
 #[tokio::main]

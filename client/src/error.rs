@@ -170,7 +170,7 @@ fn text<'a>(status: &'a Status, key: &str) -> Option<&'a str> {
 }
 
 fn was_not_sent(status: &Status) -> bool {
-    causes(status).any(|cause| cause.is::<ConnectError>())
+    causes(status).any(<dyn std::error::Error>::is::<ConnectError>)
 }
 
 /// The cause that says most: that of the operating system.

@@ -60,12 +60,22 @@ impl Kv {
         self.0.pool.call(Kind::Read, request, send).await
     }
 
-    /// Reads all keys of a range, as they are at one moment. The caller has the memory for them: a range may be large,
+    /// Reads all rows of a range, as they are at one moment. The caller has the memory for them: a range may be large,
     /// and [`Kv::page`] reads it in parts.
     pub async fn list(&self, range: KeyRange) -> Result<Vec<v1::KeyValue>> {
+        self.all(range, false).await
+    }
+
+    /// The same without the values.
+    pub async fn keys(&self, range: KeyRange) -> Result<Vec<v1::KeyValue>> {
+        self.all(range, true).await
+    }
+
+    async fn all(&self, range: KeyRange, keys_only: bool) -> Result<Vec<v1::KeyValue>> {
         let end = range.end();
         let mut request = v1::ListRequest {
             range: Some(range.into()),
+            keys_only,
             ..v1::ListRequest::default()
         };
         let mut all = Vec::new();

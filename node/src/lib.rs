@@ -4,6 +4,8 @@
 //! over another one and run the same code. [`Node::start`] puts it all together.
 
 #[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
 pub mod config;
 pub mod leader;
 pub mod metrics_sink;

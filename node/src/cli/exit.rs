@@ -1,0 +1,114 @@
+//! What a command ends with.
+
+use std::{io, process::ExitCode};
+
+use spine_client::{Error, Refusal};
+
+/// The exit codes, as scripts may rely on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It is done.
+    Ok = 0,
+    /// Something else went wrong.
+    Error = 1,
+    /// The command line can't be understood.
+    Usage = 2,
+    /// What was asked for is not there.
+    NotFound = 3,
+    /// The cluster's rules, or the condition given, refuse it.
+    Refused = 4,
+    /// No leader: most servers are down or apart.
+    NoQuorum = 5,
+    /// It may have been done or not.
+    Unknown = 6,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command is not done.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The cluster said so, or could not be asked.
+    Client(Error),
+    /// It is not there.
+    NotFound(String),
+    /// The condition given does not hold.
+    GuardFailed(String),
+    /// Anything else.
+    Other(String),
+    /// Reading or writing on this machine.
+    Io(io::Error),
+}
+
+impl Failure {
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Client(error) => match error {
+                Error::Refused(Refusal { not_found: true, .. }) => Exit::NotFound,
+                Error::Refused(_) | Error::Compacted { .. } => Exit::Refused,
+                Error::Unknown(_) => Exit::Unknown,
+                Error::NoLeader | Error::Deadline(_) => Exit::NoQuorum,
+                Error::Config(_) => Exit::Usage,
+                _ => Exit::Error,
+            },
+            Self::NotFound(_) => Exit::NotFound,
+            Self::GuardFailed(_) => Exit::Refused,
+            // `spine kv list | head` has done what it should.
+            Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+            Self::Other(_) | Self::Io(_) => Exit::Error,
+        }
+    }
+
+    /// Cause and remedy in one line; `None` if there is nothing to say.
+    pub(super) fn line(&self) -> Option<String> {
+        Some(match self {
+            Self::Client(error) => match remedy(error) {
+                Some(remedy) => format!("{}; {remedy}", one_line(&error.to_string())),
+                None => one_line(&error.to_string()),
+            },
+            Self::NotFound(text) | Self::GuardFailed(text) | Self::Other(text) => one_line(text),
+            Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => return None,
+            Self::Io(error) => one_line(&error.to_string()),
+        })
+    }
+}
+
+fn remedy(error: &Error) -> Option<String> {
+    let text = match error {
+        Error::Refused(refusal) if refusal.remedy.is_empty() => return None,
+        Error::Refused(refusal) => &refusal.remedy,
+        Error::Unknown(_) => "read whether it took effect before trying again",
+        Error::NoLeader => {
+            "retry; if it lasts, look for servers that are down or apart, or read with --stale"
+        }
+        Error::Deadline(_) => "retry with a longer --timeout, or read with --stale",
+        Error::Overloaded(_) => "retry later",
+        Error::Unreachable(_) => "start a node there, or name others with --addr or SPINE_ADDR",
+        Error::Compacted { .. } => "list what is there now, and watch without --from",
+        Error::Config(_) => "see --help",
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+/// Scripts read errors by the line.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
