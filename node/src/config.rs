@@ -155,13 +155,27 @@ impl Config {
             mode,
             datacenter: datacenter(&said)?,
             data_dir: data_dir(mode, &said)?,
-            http: endpoint(said.http_addr, said.advertise_http_addr, defaults::HTTP_PORT, "--advertise-http-addr")?,
-            grpc: endpoint(said.grpc_addr, said.advertise_grpc_addr, defaults::GRPC_PORT, "--advertise-grpc-addr")?,
+            http: endpoint(
+                said.http_addr,
+                said.advertise_http_addr,
+                defaults::HTTP_PORT,
+                "--advertise-http-addr",
+            )?,
+            grpc: endpoint(
+                said.grpc_addr,
+                said.advertise_grpc_addr,
+                defaults::GRPC_PORT,
+                "--advertise-grpc-addr",
+            )?,
             peer: founder(&name, said.initial_cluster)?,
             default_service_ttl: service_ttl(mode, said.default_service_ttl)?,
             ca_seal_key: said.ca_seal_key,
             probe_allow: said.probe_allow,
-            connections_max: at_least_one("--connections-max", said.connections_max, defaults::CONNECTIONS_MAX)?,
+            connections_max: at_least_one(
+                "--connections-max",
+                said.connections_max,
+                defaults::CONNECTIONS_MAX,
+            )?,
             drain: defaults::DRAIN,
             name,
         };
@@ -170,14 +184,23 @@ impl Config {
 }
 
 fn read_file(path: &Path) -> Result<Options, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    toml::from_str(&text)
-        .map_err(|problem| ConfigError::File { path: path.to_owned(), problem: Box::new(problem) })
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|problem| ConfigError::File {
+        path: path.to_owned(),
+        problem: Box::new(problem),
+    })
 }
 
 fn refuse_unbuilt(said: &Options) -> Result<(), ConfigError> {
-    let refuse = |option, what: &str| Err(ConfigError::NotBuilt { option, what: what.to_owned() });
+    let refuse = |option, what: &str| {
+        Err(ConfigError::NotBuilt {
+            option,
+            what: what.to_owned(),
+        })
+    };
     if let Some(OrOff::On(_)) = said.etcd_addr {
         return refuse("--etcd-addr", "etcd's API");
     }
@@ -193,7 +216,11 @@ fn refuse_unbuilt(said: &Options) -> Result<(), ConfigError> {
     if said.join.is_some() {
         return refuse("--join", "joining a cluster");
     }
-    if said.initial_cluster.as_ref().is_some_and(|founders| founders.len() > 1) {
+    if said
+        .initial_cluster
+        .as_ref()
+        .is_some_and(|founders| founders.len() > 1)
+    {
         return refuse("--initial-cluster", "a cluster of several servers");
     }
     if said.governance_root.is_some() {
@@ -201,7 +228,10 @@ fn refuse_unbuilt(said: &Options) -> Result<(), ConfigError> {
     }
     match said.governance.as_deref() {
         None | Some("open") => Ok(()),
-        Some(mode) => refuse("--governance", &format!("the mode {mode:?} (this release knows \"open\")")),
+        Some(mode) => refuse(
+            "--governance",
+            &format!("the mode {mode:?} (this release knows \"open\")"),
+        ),
     }
 }
 
@@ -213,7 +243,10 @@ fn check_governance(mode: Mode, said: &Options) -> Result<(), ConfigError> {
 }
 
 fn invalid(option: &'static str, problem: impl ToString) -> ConfigError {
-    ConfigError::Invalid { option, problem: problem.to_string() }
+    ConfigError::Invalid {
+        option,
+        problem: problem.to_string(),
+    }
 }
 
 fn name(said: &Options) -> Result<NodeName, ConfigError> {
@@ -222,7 +255,10 @@ fn name(said: &Options) -> Result<NodeName, ConfigError> {
     // The name is part of URLs, and later of DNS names and certificates.
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if !name.chars().all(plain) {
-        return Err(invalid("--name", format!("{name:?} holds more than letters, digits, '-', '_' and '.'")));
+        return Err(invalid(
+            "--name",
+            format!("{name:?} holds more than letters, digits, '-', '_' and '.'"),
+        ));
     }
     NodeName::parse(&name).map_err(|error| invalid("--name", error))
 }
@@ -231,14 +267,20 @@ fn datacenter(said: &Options) -> Result<String, ConfigError> {
     let name = said.datacenter.as_deref().unwrap_or(defaults::DATACENTER);
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
     if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
-        return Err(invalid("--datacenter", format!("{name:?} is not 1 to 64 of a-z, 0-9, '-' and '_'")));
+        return Err(invalid(
+            "--datacenter",
+            format!("{name:?} is not 1 to 64 of a-z, 0-9, '-' and '_'"),
+        ));
     }
     Ok(name.to_owned())
 }
 
 fn data_dir(mode: Mode, said: &Options) -> Result<Option<PathBuf>, ConfigError> {
     match (mode, &said.data_dir) {
-        (Mode::Serve, None) => Err(invalid("--data-dir", "spine serve needs a directory for its data")),
+        (Mode::Serve, None) => Err(invalid(
+            "--data-dir",
+            "spine serve needs a directory for its data",
+        )),
         (Mode::Dev | Mode::Serve, given) => Ok(given.clone()),
     }
 }
@@ -251,16 +293,25 @@ fn endpoint(
 ) -> Result<Option<Endpoint>, ConfigError> {
     let listen = listen.unwrap_or_else(|| OrOff::On(HostPort::new(defaults::BIND_HOST, port)));
     match (listen, advertise) {
-        (OrOff::Off, Some(_)) => Err(invalid(advertise_option, "there is nothing to advertise: it is off")),
+        (OrOff::Off, Some(_)) => Err(invalid(
+            advertise_option,
+            "there is nothing to advertise: it is off",
+        )),
         (OrOff::Off, None) => Ok(None),
         (OrOff::On(bind), advertise) => Ok(Some(Endpoint { bind, advertise })),
     }
 }
 
 fn founder(name: &NodeName, founders: Option<Vec<Founder>>) -> Result<Option<HostPort>, ConfigError> {
-    let Some(founder) = founders.into_iter().flatten().next() else { return Ok(None) };
+    let Some(founder) = founders.into_iter().flatten().next() else {
+        return Ok(None);
+    };
     if founder.name != name.as_str() {
-        let problem = format!("names {:?}, but this server is {:?} (--name)", founder.name, name.as_str());
+        let problem = format!(
+            "names {:?}, but this server is {:?} (--name)",
+            founder.name,
+            name.as_str()
+        );
         return Err(invalid("--initial-cluster", problem));
     }
     Ok(Some(founder.peer))
@@ -274,9 +325,10 @@ fn service_ttl(mode: Mode, said: Option<OrOff<Span>>) -> Result<Option<Ttl>, Con
     };
     match ttl {
         // Repeats count from 2 s on, so a shorter time could never be kept alive.
-        Some(ttl) if ttl < Duration::from_secs(2) => {
-            Err(invalid("--default-service-ttl", format!("{ttl:?} is too short; the least is 2s")))
-        }
+        Some(ttl) if ttl < Duration::from_secs(2) => Err(invalid(
+            "--default-service-ttl",
+            format!("{ttl:?} is too short; the least is 2s"),
+        )),
         ttl => Ok(ttl.map(Ttl::from)),
     }
 }

@@ -21,16 +21,19 @@ const FILTER: &str = "info,openraft=warn,sled=warn,h2=warn,hyper=warn";
 /// `RUST_LOG` is not a filter.
 pub fn init_logging(format: LogFormat) -> Result<(), InvalidFilter> {
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(said) if !said.is_empty() => {
-            EnvFilter::try_new(&said).map_err(|source| InvalidFilter { said, problem: source.to_string() })?
-        }
+        Ok(said) if !said.is_empty() => EnvFilter::try_new(&said).map_err(|source| InvalidFilter {
+            said,
+            problem: source.to_string(),
+        })?,
         _ => EnvFilter::new(FILTER),
     };
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
     // Tests start several servers in one process; the log that is there already is good enough then.
     let _ = match format {
-        LogFormat::Text => registry.with(layer.with_ansi(io::stderr().is_terminal())).try_init(),
+        LogFormat::Text => registry
+            .with(layer.with_ansi(io::stderr().is_terminal()))
+            .try_init(),
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
     Ok(())

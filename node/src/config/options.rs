@@ -54,7 +54,12 @@ pub struct Options {
     pub advertise_peer_addr: Option<HostPort>,
 
     /// The servers that found the cluster, each with its peer address
-    #[arg(long, env = "SPINE_INITIAL_CLUSTER", value_name = "NAME=HOST:PORT,…", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "SPINE_INITIAL_CLUSTER",
+        value_name = "NAME=HOST:PORT,…",
+        value_delimiter = ','
+    )]
     pub initial_cluster: Option<Vec<Founder>>,
 
     /// Peer addresses of a cluster to join [not built yet]
@@ -133,7 +138,10 @@ pub struct HostPort {
 impl HostPort {
     /// `host` and `port` together.
     pub fn new(host: impl Into<String>, port: u16) -> Self {
-        Self { host: host.into(), port }
+        Self {
+            host: host.into(),
+            port,
+        }
     }
 }
 
@@ -157,7 +165,10 @@ pub struct Malformed {
 
 impl Malformed {
     fn new(given: &str, wanted: &'static str) -> Self {
-        Self { given: given.to_owned(), wanted }
+        Self {
+            given: given.to_owned(),
+            wanted,
+        }
     }
 }
 
@@ -195,7 +206,11 @@ impl<T: FromStr> FromStr for OrOff<T> {
     type Err = T::Err;
 
     fn from_str(text: &str) -> Result<Self, T::Err> {
-        if text == "off" { Ok(Self::Off) } else { text.parse().map(Self::On) }
+        if text == "off" {
+            Ok(Self::Off)
+        } else {
+            text.parse().map(Self::On)
+        }
     }
 }
 
@@ -218,7 +233,8 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let span = humantime::parse_duration(text);
-        span.map(Self).map_err(|_| Malformed::new(text, "a duration such as 30s or 1m30s"))
+        span.map(Self)
+            .map_err(|_| Malformed::new(text, "a duration such as 30s or 1m30s"))
     }
 }
 
@@ -239,7 +255,10 @@ impl FromStr for Founder {
         let malformed = || Malformed::new(text, "NAME=HOST:PORT");
         let (name, peer) = text.split_once('=').ok_or_else(malformed)?;
         let peer = peer.parse().map_err(|_| malformed())?;
-        Ok(Self { name: name.to_owned(), peer })
+        Ok(Self {
+            name: name.to_owned(),
+            peer,
+        })
     }
 }
 

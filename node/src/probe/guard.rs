@@ -48,7 +48,11 @@ pub enum Denied {
 impl Guard {
     /// Allows the networks of `allow`, or all, but for what is never allowed: `own_ports` on this machine among it.
     pub fn new(allow: Option<Vec<IpNet>>, own_ports: impl IntoIterator<Item = u16>) -> Self {
-        Self { allow, own_ports: own_ports.into_iter().collect(), is_local }
+        Self {
+            allow,
+            own_ports: own_ports.into_iter().collect(),
+            is_local,
+        }
     }
 
     /// Whether a probe may connect to `address`.
@@ -82,7 +86,10 @@ impl Guard {
 }
 
 /// Whether an address is one of this machine's: only to those can a socket be bound.
-#[expect(clippy::disallowed_methods, reason = "asks the machine about its addresses; nothing is sent or received")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "asks the machine about its addresses; nothing is sent or received"
+)]
 fn is_local(ip: IpAddr) -> bool {
     ip.is_loopback() || std::net::UdpSocket::bind((ip, 0)).is_ok()
 }
@@ -93,7 +100,10 @@ mod tests {
 
     fn guard(allow: Option<&[&str]>) -> Guard {
         let allow = allow.map(|allow| allow.iter().map(|network| network.parse().unwrap()).collect());
-        Guard { is_local: |ip| ip.is_loopback() || ip == "10.0.0.5".parse::<IpAddr>().unwrap(), ..Guard::new(allow, [8500]) }
+        Guard {
+            is_local: |ip| ip.is_loopback() || ip == "10.0.0.5".parse::<IpAddr>().unwrap(),
+            ..Guard::new(allow, [8500])
+        }
     }
 
     fn check(guard: &Guard, address: &str) -> Result<(), Denied> {
@@ -103,21 +113,41 @@ mod tests {
     #[test]
     fn what_is_worth_abusing_is_closed_in_every_clothing() {
         let guard = guard(None);
-        for address in ["169.254.169.254:80", "[fe80::1]:80", "[::ffff:169.254.169.254]:80"] {
-            assert!(matches!(check(&guard, address), Err(Denied::LinkLocal(_))), "{address}");
+        for address in [
+            "169.254.169.254:80",
+            "[fe80::1]:80",
+            "[::ffff:169.254.169.254]:80",
+        ] {
+            assert!(
+                matches!(check(&guard, address), Err(Denied::LinkLocal(_))),
+                "{address}"
+            );
         }
         for address in ["[fd00:ec2::254]:80", "100.100.100.200:80", "168.63.129.16:32526"] {
-            assert!(matches!(check(&guard, address), Err(Denied::Metadata(_))), "{address}");
+            assert!(
+                matches!(check(&guard, address), Err(Denied::Metadata(_))),
+                "{address}"
+            );
         }
         for address in ["224.0.0.1:80", "255.255.255.255:80", "[ff02::1]:80"] {
-            assert!(matches!(check(&guard, address), Err(Denied::NotUnicast(_))), "{address}");
+            assert!(
+                matches!(check(&guard, address), Err(Denied::NotUnicast(_))),
+                "{address}"
+            );
         }
     }
 
     #[test]
     fn spines_own_ports_are_closed_on_this_machine_alone() {
         let guard = guard(None);
-        for address in ["127.0.0.1:8500", "127.9.9.9:8500", "[::1]:8500", "0.0.0.0:8500", "[::]:8500", "10.0.0.5:8500"] {
+        for address in [
+            "127.0.0.1:8500",
+            "127.9.9.9:8500",
+            "[::1]:8500",
+            "0.0.0.0:8500",
+            "[::]:8500",
+            "10.0.0.5:8500",
+        ] {
             assert!(matches!(check(&guard, address), Err(Denied::Own(_))), "{address}");
         }
         assert_eq!(check(&guard, "10.0.0.6:8500"), Ok(()));
@@ -128,7 +158,13 @@ mod tests {
     fn an_allow_list_narrows_and_opens_nothing() {
         let guard = guard(Some(&["10.0.0.0/8", "169.254.0.0/16"]));
         assert_eq!(check(&guard, "10.1.2.3:80"), Ok(()));
-        assert!(matches!(check(&guard, "192.168.0.1:80"), Err(Denied::NotAllowed(_))));
-        assert!(matches!(check(&guard, "169.254.169.254:80"), Err(Denied::LinkLocal(_))));
+        assert!(matches!(
+            check(&guard, "192.168.0.1:80"),
+            Err(Denied::NotAllowed(_))
+        ));
+        assert!(matches!(
+            check(&guard, "169.254.169.254:80"),
+            Err(Denied::LinkLocal(_))
+        ));
     }
 }

@@ -48,7 +48,11 @@ fn deepest(error: &hyper::Error) -> String {
 
 /// How the output begins. A password in the URL is not shown.
 pub(super) fn title(probe: &HttpProbe) -> String {
-    let method = if probe.method.is_empty() { "GET" } else { &probe.method };
+    let method = if probe.method.is_empty() {
+        "GET"
+    } else {
+        &probe.method
+    };
     let url = match Url::parse(&probe.url) {
         Ok(mut url) if url.password().is_some() => {
             // Can only fail for URLs that can't have a password.
@@ -91,13 +95,25 @@ async fn ask(prober: &NetProber, probe: &HttpProbe) -> Result<(StatusCode, Bytes
     if !tls {
         return exchange(stream, request).await;
     }
-    let name = if probe.tls_server_name.is_empty() { host } else { &probe.tls_server_name };
-    let handshake = Handshake { name, protocol: b"http/1.1", verify: !probe.tls_skip_verify };
+    let name = if probe.tls_server_name.is_empty() {
+        host
+    } else {
+        &probe.tls_server_name
+    };
+    let handshake = Handshake {
+        name,
+        protocol: b"http/1.1",
+        verify: !probe.tls_skip_verify,
+    };
     exchange(prober.tls.handshake(stream, handshake).await?, request).await
 }
 
 fn request(probe: &HttpProbe, url: &Url) -> Result<Request<Full<Bytes>>, ProbeError> {
-    let method = if probe.method.is_empty() { "GET" } else { &probe.method };
+    let method = if probe.method.is_empty() {
+        "GET"
+    } else {
+        &probe.method
+    };
     let method = Method::from_str(method).map_err(|_| ProbeError::Method(method.to_owned()))?;
     let mut request = Request::new(Full::new(Bytes::copy_from_slice(probe.body.as_bytes())));
     *request.method_mut() = method;
@@ -111,12 +127,21 @@ fn request(probe: &HttpProbe, url: &Url) -> Result<Request<Full<Bytes>>, ProbeEr
 fn headers(probe: &HttpProbe, url: &Url) -> Result<HeaderMap, ProbeError> {
     let mut headers = HeaderMap::new();
     let own = |value: &str| HeaderValue::from_str(value).map_err(|_| ProbeError::NoHost);
-    headers.insert(header::HOST, own(&url[url::Position::BeforeHost..url::Position::AfterPort])?);
+    headers.insert(
+        header::HOST,
+        own(&url[url::Position::BeforeHost..url::Position::AfterPort])?,
+    );
     headers.insert(header::USER_AGENT, HeaderValue::from_static("Spine Health Check"));
-    headers.insert(header::ACCEPT, HeaderValue::from_static("text/plain, text/*, */*"));
+    headers.insert(
+        header::ACCEPT,
+        HeaderValue::from_static("text/plain, text/*, */*"),
+    );
     if !url.username().is_empty() {
         let credentials = format!("{}:{}", url.username(), url.password().unwrap_or_default());
-        headers.insert(header::AUTHORIZATION, own(&format!("Basic {}", BASE64_STANDARD.encode(credentials)))?);
+        headers.insert(
+            header::AUTHORIZATION,
+            own(&format!("Basic {}", BASE64_STANDARD.encode(credentials)))?,
+        );
     }
     for (name, values) in &probe.header {
         let malformed = || ProbeError::Header(name.to_string());

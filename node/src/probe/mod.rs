@@ -50,7 +50,10 @@ impl Finding {
     fn new(status: Status, output: impl AsRef<str>) -> Self {
         let output = output.as_ref();
         let end = output.floor_char_boundary(OUTPUT_BYTES_MAX);
-        Self { status, output: output[..end].into() }
+        Self {
+            status,
+            output: output[..end].into(),
+        }
     }
 
     fn critical(output: impl AsRef<str>) -> Self {

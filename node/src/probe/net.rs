@@ -40,7 +40,11 @@ pub(super) enum DialError {
 impl NetProber {
     /// Probes through `net`, to where `guard` lets them.
     pub fn new(net: Arc<dyn Net>, guard: Guard) -> Self {
-        Self { net, guard, tls: Tls::default() }
+        Self {
+            net,
+            guard,
+            tls: Tls::default(),
+        }
     }
 
     /// Connects to a host. Its name is resolved once, what is found is judged, and to that address it connects: a
@@ -66,13 +70,18 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
     let found = tokio::net::lookup_host((host, port)).await;
-    found.map(Iterator::collect).map_err(|error| DialError::Unresolved(host.to_owned(), error))
+    found
+        .map(Iterator::collect)
+        .map_err(|error| DialError::Unresolved(host.to_owned(), error))
 }
 
 /// Takes `HOST:PORT` apart.
 pub(super) fn host_and_port(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
     Some((host, port.parse().ok()?))
 }
 

@@ -14,8 +14,8 @@ use std::{
 use futures::FutureExt;
 use spine_api::{Context, Error, Read, Registry, read::CursorError};
 use spine_core::{
-    Applied, Assignment, Change, Check, CheckKey, CheckUpdate, Command, Dialect, Event, Index, NodeName, Scope, State,
-    Status, Topic, UpdateSource, health::Counter,
+    Applied, Assignment, Change, Check, CheckKey, CheckUpdate, Command, Dialect, Event, Index, NodeName,
+    Scope, State, Status, Topic, UpdateSource, health::Counter,
 };
 use tokio::{
     sync::mpsc,
@@ -119,7 +119,11 @@ async fn follow(registry: Arc<dyn Registry>, news: mpsc::Sender<News>) {
 /// What happened after `from`; `None` when the node stops.
 async fn changes(registry: &dyn Registry, from: Index) -> Option<(News, Index)> {
     loop {
-        match registry.watch(vec![Topic::Checks, Topic::Members], from).next(None).await {
+        match registry
+            .watch(vec![Topic::Checks, Topic::Members], from)
+            .next(None)
+            .await
+        {
             Ok(batch) => return Some((news(&batch.events), batch.through)),
             Err(CursorError::Compacted(_)) => return Some((News::Anything, registry.hub().newest().index())),
             Err(CursorError::Registry(Error::ShuttingDown)) => return None,
@@ -137,7 +141,11 @@ fn news(events: &[Event]) -> News {
                 checks.insert(key.clone());
             }
             Change::Member(..) => return News::Anything,
-            Change::Key(..) | Change::Node(..) | Change::Instance(..) | Change::Lease(..) | Change::CaRoots(_) => {}
+            Change::Key(..)
+            | Change::Node(..)
+            | Change::Instance(..)
+            | Change::Lease(..)
+            | Change::CaRoots(_) => {}
         }
     }
     News::Checks(checks)
@@ -242,16 +250,28 @@ impl Scheduler {
 
     fn look_at_all(&mut self) {
         let state = self.registry.hub().newest();
-        let mine: Vec<_> = state.health().checks().filter(|check| self.is_mine(&state, check)).cloned().collect();
+        let mine: Vec<_> = state
+            .health()
+            .checks()
+            .filter(|check| self.is_mine(&state, check))
+            .cloned()
+            .collect();
         let keys: BTreeSet<_> = mine.iter().map(|check| check.key()).collect();
-        let gone: Vec<_> = self.probes.keys().filter(|key| !keys.contains(*key)).cloned().collect();
+        let gone: Vec<_> = self
+            .probes
+            .keys()
+            .filter(|key| !keys.contains(*key))
+            .cloned()
+            .collect();
         gone.iter().for_each(|key| self.drop_probe(key));
         mine.iter().for_each(|check| self.keep(check));
         self.sweep();
     }
 
     fn is_mine(&self, state: &State, check: &Check) -> bool {
-        state.assignment(check).is_some_and(|assignment| assignment.member == self.me)
+        state
+            .assignment(check)
+            .is_some_and(|assignment| assignment.member == self.me)
     }
 
     /// Goes on with a check as its row is now. A changed definition begins a new life: results of the old one don't
@@ -278,7 +298,12 @@ impl Scheduler {
         };
         // Checks registered together don't run together.
         let first = now + self.up_to(probe.interval());
-        self.queue.push(Due { at: first, check: key.clone(), life: self.lives, work: Work::Run });
+        self.queue.push(Due {
+            at: first,
+            check: key.clone(),
+            life: self.lives,
+            work: Work::Run,
+        });
         let before = self.probes.insert(key, probe).map(|probe| probe.check.status);
         self.count(before, Some(check.status));
     }
@@ -293,7 +318,8 @@ impl Scheduler {
     fn sweep(&mut self) {
         if self.queue.len() > 2 * self.probes.len() + RUNS_MAX {
             let probes = &self.probes;
-            self.queue.retain(|due| probes.get(&due.check).is_some_and(|probe| probe.life == due.life));
+            self.queue
+                .retain(|due| probes.get(&due.check).is_some_and(|probe| probe.life == due.life));
         }
     }
 
@@ -302,7 +328,9 @@ impl Scheduler {
         while self.runs.len() < RUNS_MAX
             && let Some(due) = self.queue.pop(now)
         {
-            let Some(probe) = self.probes.get(&due.check).filter(|probe| probe.life == due.life) else { continue };
+            let Some(probe) = self.probes.get(&due.check).filter(|probe| probe.life == due.life) else {
+                continue;
+            };
             match due.work {
                 Work::Run => {
                     let check = probe.check.clone();
@@ -315,22 +343,43 @@ impl Scheduler {
 
     /// Takes a run's result, and sets when the next one is due.
     fn judge(&mut self, ran: Ran) {
-        let Ran { check: key, life, began, delay, finding } = ran;
-        let Some(probe) = self.probes.get_mut(&key).filter(|probe| probe.life == life) else { return };
+        let Ran {
+            check: key,
+            life,
+            began,
+            delay,
+            finding,
+        } = ran;
+        let Some(probe) = self.probes.get_mut(&key).filter(|probe| probe.life == life) else {
+            return;
+        };
         let definition = &probe.check.definition;
-        self.metrics.probe_run(definition.kind.as_str(), finding.status, delay);
-        let status = probe.counter.record(&definition.thresholds, finding.status, probe.check.status);
+        self.metrics
+            .probe_run(definition.kind.as_str(), finding.status, delay);
+        let status = probe
+            .counter
+            .record(&definition.thresholds, finding.status, probe.check.status);
         // A failure that does not count yet leaves what was said before.
         let counts = status == finding.status || status != probe.check.status;
-        probe.found = counts.then(|| Finding { status, output: finding.output });
+        probe.found = counts.then(|| Finding {
+            status,
+            output: finding.output,
+        });
         let next = (began + probe.interval()).max(now());
-        self.queue.push(Due { at: next, check: key.clone(), life, work: Work::Run });
+        self.queue.push(Due {
+            at: next,
+            check: key.clone(),
+            life,
+            work: Work::Run,
+        });
         self.report(&key);
     }
 
     /// Reports a check, if it has something to say and no report is on its way already.
     fn report(&mut self, key: &CheckKey) {
-        let Some(probe) = self.probes.get_mut(key) else { return };
+        let Some(probe) = self.probes.get_mut(key) else {
+            return;
+        };
         if probe.reporting || probe.unsaid(now()).is_none() {
             return;
         }
@@ -343,7 +392,9 @@ impl Scheduler {
         while self.reports.len() < REPORTS_MAX
             && let Some((key, life)) = self.to_report.pop_front()
         {
-            let Some(probe) = self.probes.get_mut(&key).filter(|probe| probe.life == life) else { continue };
+            let Some(probe) = self.probes.get_mut(&key).filter(|probe| probe.life == life) else {
+                continue;
+            };
             // What it had to say may be said by now.
             let Some(finding) = probe.unsaid(now()).cloned() else {
                 probe.reporting = false;
@@ -360,13 +411,18 @@ impl Scheduler {
                 }),
                 scope: Scope::Node,
             };
-            self.reports.spawn(propose(self.registry.clone(), key, life, update));
+            self.reports
+                .spawn(propose(self.registry.clone(), key, life, update));
         }
     }
 
     /// Takes the answer to a report.
     fn settle(&mut self, reported: Reported) {
-        let Reported { check: key, life, answer } = reported;
+        let Reported {
+            check: key,
+            life,
+            answer,
+        } = reported;
         if let Some(probe) = self.probes.get_mut(&key).filter(|probe| probe.life == life) {
             probe.reporting = false;
             match answer {
@@ -376,13 +432,21 @@ impl Scheduler {
                     self.look_at(&[key].into());
                 }
                 // The check changed, or another node has it: the catalog will tell.
-                Ok(Applied { result: Err(refusal), .. }) | Err(Error::Refused(refusal)) => {
+                Ok(Applied {
+                    result: Err(refusal), ..
+                })
+                | Err(Error::Refused(refusal)) => {
                     tracing::debug!(node = %key.node, check = %key.id, %refusal, "a probe's report was refused");
                     probe.found = None;
                 }
                 Err(_) => {
                     let at = now() + REPORT_AGAIN + self.up_to(REPORT_AGAIN);
-                    self.queue.push(Due { at, check: key, life, work: Work::Report });
+                    self.queue.push(Due {
+                        at,
+                        check: key,
+                        life,
+                        work: Work::Report,
+                    });
                 }
             }
         }
@@ -413,8 +477,16 @@ impl Scheduler {
 async fn run(prober: Arc<dyn Prober>, check: Arc<Check>, due: Due, began: Instant) -> Ran {
     // One target's answer must not end the probes of all others.
     let run = AssertUnwindSafe(prober.run(&check.definition.kind)).catch_unwind();
-    let finding = run.await.unwrap_or_else(|_| Finding::critical("the probe itself failed; the log says where"));
-    Ran { check: due.check, life: due.life, began, delay: began - due.at, finding }
+    let finding = run
+        .await
+        .unwrap_or_else(|_| Finding::critical("the probe itself failed; the log says where"));
+    Ran {
+        check: due.check,
+        life: due.life,
+        began,
+        delay: began - due.at,
+        finding,
+    }
 }
 
 async fn propose(registry: Arc<dyn Registry>, check: CheckKey, life: u64, update: CheckUpdate) -> Reported {
@@ -430,7 +502,10 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "tokio's clock, which moves with its timers, in a simulator too")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tokio's clock, which moves with its timers, in a simulator too"
+)]
 fn now() -> Instant {
     Instant::now()
 }

@@ -16,7 +16,11 @@ pub(super) async fn run(prober: &NetProber, probe: &TcpProbe) -> Finding {
     let connected = async {
         let stream = prober.dial(host, port).await?;
         if probe.tls {
-            let handshake = Handshake { name: host, protocol: b"http/1.1", verify: true };
+            let handshake = Handshake {
+                name: host,
+                protocol: b"http/1.1",
+                verify: true,
+            };
             prober.tls.handshake(stream, handshake).await?;
         }
         Ok::<_, super::net::DialError>(())

@@ -40,8 +40,12 @@ impl Tls {
         stream: Box<dyn Stream>,
         handshake: Handshake<'_>,
     ) -> Result<TlsStream<Box<dyn Stream>>, DialError> {
-        let name = ServerName::try_from(handshake.name.to_owned())
-            .map_err(|_| DialError::Tls(io::Error::other(format!("{:?} is not a server name", handshake.name))))?;
+        let name = ServerName::try_from(handshake.name.to_owned()).map_err(|_| {
+            DialError::Tls(io::Error::other(format!(
+                "{:?} is not a server name",
+                handshake.name
+            )))
+        })?;
         let config = if handshake.verify {
             self.verified.get_or_init(verified)
         } else {
@@ -49,7 +53,10 @@ impl Tls {
         };
         let mut config = ClientConfig::clone(config);
         config.alpn_protocols = vec![handshake.protocol.to_vec()];
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(DialError::Tls)
+        TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .map_err(DialError::Tls)
     }
 }
 
@@ -72,7 +79,12 @@ fn trusting() -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(Arc::<CryptoProvider>::new(provider))
         .with_safe_default_protocol_versions()
         .expect("ring has the ciphers of TLS 1.2 and 1.3");
-    Arc::new(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+    Arc::new(
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth(),
+    )
 }
 
 /// Takes any certificate, as `TLSSkipVerify` asks; that the target holds its key is still proved.

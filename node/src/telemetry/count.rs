@@ -33,7 +33,10 @@ impl<S> Layer<S> for Count {
     type Service = Counted<S>;
 
     fn layer(&self, inner: S) -> Counted<S> {
-        Counted { inner, count: self.clone() }
+        Counted {
+            inner,
+            count: self.clone(),
+        }
     }
 }
 
@@ -97,7 +100,8 @@ impl Counting {
 impl Drop for Counting {
     fn drop(&mut self) {
         let took = self.metrics.now().saturating_sub(self.began);
-        self.metrics.request(self.dialect, self.outcome, (!self.waits).then_some(took));
+        self.metrics
+            .request(self.dialect, self.outcome, (!self.waits).then_some(took));
     }
 }
 
@@ -109,7 +113,10 @@ fn waits<B>(request: &Request<B>) -> bool {
 
 /// The label of an answer. gRPC says it in a header of its own, beside HTTP's 200, when there is nothing else to say.
 fn outcome(status: StatusCode, headers: &HeaderMap) -> &'static str {
-    if headers.get("x-spine-outcome").is_some_and(|outcome| outcome == "unknown") {
+    if headers
+        .get("x-spine-outcome")
+        .is_some_and(|outcome| outcome == "unknown")
+    {
         return "unknown";
     }
     match headers.get("grpc-status").map(http::HeaderValue::as_bytes) {
@@ -144,7 +151,10 @@ mod tests {
             async { Ok::<_, Infallible>(answer) }
         });
         let service = Count::new(metrics.clone(), |_| "consul").layer(service);
-        service.oneshot(Request::get(uri).body(()).unwrap()).await.unwrap();
+        service
+            .oneshot(Request::get(uri).body(()).unwrap())
+            .await
+            .unwrap();
         metrics
     }
 
@@ -156,23 +166,42 @@ mod tests {
     #[tokio::test]
     async fn an_answer_is_counted_by_what_it_says() {
         let metrics = counted("/v1/kv/a", Response::builder().status(404).body(()).unwrap()).await;
-        assert!(shows(&metrics, "spine_requests_total{dialect=\"consul\",outcome=\"not_found\"} 1"));
+        assert!(shows(
+            &metrics,
+            "spine_requests_total{dialect=\"consul\",outcome=\"not_found\"} 1"
+        ));
         assert!(shows(
             &metrics,
             "spine_request_duration_seconds_count{dialect=\"consul\",outcome=\"not_found\"} 1"
         ));
-        let unknown = Response::builder().status(500).header("x-spine-outcome", "unknown").body(()).unwrap();
+        let unknown = Response::builder()
+            .status(500)
+            .header("x-spine-outcome", "unknown")
+            .body(())
+            .unwrap();
         let metrics = counted("/v1/kv/a", unknown).await;
-        assert!(shows(&metrics, "spine_requests_total{dialect=\"consul\",outcome=\"unknown\"} 1"));
+        assert!(shows(
+            &metrics,
+            "spine_requests_total{dialect=\"consul\",outcome=\"unknown\"} 1"
+        ));
         let refused = Response::builder().header("grpc-status", "9").body(()).unwrap();
         let metrics = counted("/spine.v1.Kv/Put", refused).await;
-        assert!(shows(&metrics, "spine_requests_total{dialect=\"consul\",outcome=\"refused\"} 1"));
+        assert!(shows(
+            &metrics,
+            "spine_requests_total{dialect=\"consul\",outcome=\"refused\"} 1"
+        ));
     }
 
     #[tokio::test]
     async fn a_blocking_query_is_counted_but_not_timed() {
         let metrics = counted("/v1/kv/a?wait=5m&index=7", Response::new(())).await;
-        assert!(shows(&metrics, "spine_requests_total{dialect=\"consul\",outcome=\"ok\"} 1"));
-        assert!(!shows(&metrics, "spine_request_duration_seconds_count{dialect=\"consul\",outcome=\"ok\"} 1"));
+        assert!(shows(
+            &metrics,
+            "spine_requests_total{dialect=\"consul\",outcome=\"ok\"} 1"
+        ));
+        assert!(!shows(
+            &metrics,
+            "spine_request_duration_seconds_count{dialect=\"consul\",outcome=\"ok\"} 1"
+        ));
     }
 }

@@ -45,30 +45,78 @@ pub const SERIES: &[Row] = &[
     row("spine_raft_is_leader", "1 while this server orders the writes"),
     row("spine_raft_has_leader", "1 while this server knows a leader"),
     row("spine_raft_term", "The election that is in force"),
-    row("spine_raft_log_position", "The last position written to this server's log"),
-    row("spine_raft_committed_position", "The last position known to be on a majority"),
+    row(
+        "spine_raft_log_position",
+        "The last position written to this server's log",
+    ),
+    row(
+        "spine_raft_committed_position",
+        "The last position known to be on a majority",
+    ),
     row("spine_raft_applied_position", "The last position applied here"),
-    row("spine_index", "The newest index: requests applied since the cluster was founded"),
+    row(
+        "spine_index",
+        "The newest index: requests applied since the cluster was founded",
+    ),
     row("spine_state_bytes", "Bytes of replicated state, history included"),
-    row("spine_log_flush_duration_seconds", "Time that a flush of the log took, until the disk has it"),
-    row("spine_log_flushed_entries_total", "Entries that the flushes carried"),
+    row(
+        "spine_log_flush_duration_seconds",
+        "Time that a flush of the log took, until the disk has it",
+    ),
+    row(
+        "spine_log_flushed_entries_total",
+        "Entries that the flushes carried",
+    ),
     row("spine_log_flushed_bytes_total", "Bytes that the flushes carried"),
-    row("spine_log_segments_unprepared_total", "Log segments begun before one was prepared: slower flushes follow"),
-    row("spine_checkpoint_duration_seconds", "Time that writing a checkpoint took"),
-    row("spine_checkpoint_age_seconds", "Time since the last checkpoint, or since the start if none was written"),
-    row("spine_checkpoint_failures_total", "Checkpoints that could not be written"),
-    row("spine_commands_total", "Requests to change something, by way in, command and how they ended"),
-    row("spine_command_duration_seconds", "Time from such a request to its answer"),
-    row("spine_waiters", "Blocking queries and watches that wait for a change"),
+    row(
+        "spine_log_segments_unprepared_total",
+        "Log segments begun before one was prepared: slower flushes follow",
+    ),
+    row(
+        "spine_checkpoint_duration_seconds",
+        "Time that writing a checkpoint took",
+    ),
+    row(
+        "spine_checkpoint_age_seconds",
+        "Time since the last checkpoint, or since the start if none was written",
+    ),
+    row(
+        "spine_checkpoint_failures_total",
+        "Checkpoints that could not be written",
+    ),
+    row(
+        "spine_commands_total",
+        "Requests to change something, by way in, command and how they ended",
+    ),
+    row(
+        "spine_command_duration_seconds",
+        "Time from such a request to its answer",
+    ),
+    row(
+        "spine_waiters",
+        "Blocking queries and watches that wait for a change",
+    ),
     row("spine_requests_total", "Requests answered, by way in and outcome"),
-    row("spine_request_duration_seconds", "Time to the answer of requests that don't wait for a change"),
+    row(
+        "spine_request_duration_seconds",
+        "Time to the answer of requests that don't wait for a change",
+    ),
     row("spine_connections", "Connections open now, by port"),
-    row("spine_connections_refused_total", "Connections closed at once because too many were open, by port"),
+    row(
+        "spine_connections_refused_total",
+        "Connections closed at once because too many were open, by port",
+    ),
     row("spine_probes", "Checks that this server probes, by their status"),
     row("spine_probe_runs_total", "Probes run, by kind and result"),
-    row("spine_probe_delay_seconds", "Time from when a probe was due to when it began"),
+    row(
+        "spine_probe_delay_seconds",
+        "Time from when a probe was due to when it began",
+    ),
     row("process_resident_memory_bytes", "Memory that the process holds"),
-    row("process_cpu_seconds_total", "Processor time that the process has used"),
+    row(
+        "process_cpu_seconds_total",
+        "Processor time that the process has used",
+    ),
     row("process_open_fds", "Files and sockets that the process has open"),
 ];
 
@@ -80,7 +128,9 @@ const REQUEST_BUCKETS: (f64, f64, u16) = (0.000_1, 2.5, 13);
 const CHECKPOINT_BUCKETS: (f64, f64, u16) = (0.001, 3.0, 12);
 
 fn histogram((start, factor, count): (f64, f64, u16)) -> Histogram {
-    Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(start, factor, count))
+    Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
+        start, factor, count,
+    ))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -209,31 +259,65 @@ impl Metrics {
         let mut series = std::mem::take(&mut self.series);
         let mut add = |name: &str, metric: Metric| metric.register(&mut series, name);
         let version: Family<VersionLabel, Gauge> = Family::default();
-        version.get_or_create(&VersionLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
+        version
+            .get_or_create(&VersionLabel {
+                version: env!("CARGO_PKG_VERSION"),
+            })
+            .set(1);
         add("spine_build_info", Metric::of(version));
         add("spine_ready", Metric::of(self.ready.clone()));
         add("spine_raft_is_leader", Metric::of(self.is_leader.clone()));
         add("spine_raft_has_leader", Metric::of(self.has_leader.clone()));
         add("spine_raft_term", Metric::of(self.term.clone()));
         add("spine_raft_log_position", Metric::of(self.log.clone()));
-        add("spine_raft_committed_position", Metric::of(self.committed.clone()));
+        add(
+            "spine_raft_committed_position",
+            Metric::of(self.committed.clone()),
+        );
         add("spine_raft_applied_position", Metric::of(self.applied.clone()));
         add("spine_index", Metric::of(self.index.clone()));
         add("spine_state_bytes", Metric::of(self.state_bytes.clone()));
         add("spine_log_flush_duration_seconds", Metric::of(self.flush.clone()));
-        add("spine_log_flushed_entries_total", Metric::of(self.flushed_entries.clone()));
-        add("spine_log_flushed_bytes_total", Metric::of(self.flushed_bytes.clone()));
-        add("spine_log_segments_unprepared_total", Metric::of(self.unprepared.clone()));
-        add("spine_checkpoint_duration_seconds", Metric::of(self.checkpoint.clone()));
-        add("spine_checkpoint_age_seconds", Metric::of(self.checkpoint_age.clone()));
-        add("spine_checkpoint_failures_total", Metric::of(self.checkpoint_failures.clone()));
+        add(
+            "spine_log_flushed_entries_total",
+            Metric::of(self.flushed_entries.clone()),
+        );
+        add(
+            "spine_log_flushed_bytes_total",
+            Metric::of(self.flushed_bytes.clone()),
+        );
+        add(
+            "spine_log_segments_unprepared_total",
+            Metric::of(self.unprepared.clone()),
+        );
+        add(
+            "spine_checkpoint_duration_seconds",
+            Metric::of(self.checkpoint.clone()),
+        );
+        add(
+            "spine_checkpoint_age_seconds",
+            Metric::of(self.checkpoint_age.clone()),
+        );
+        add(
+            "spine_checkpoint_failures_total",
+            Metric::of(self.checkpoint_failures.clone()),
+        );
         add("spine_commands_total", Metric::of(self.commands.clone()));
-        add("spine_command_duration_seconds", Metric::of(self.command_time.clone()));
+        add(
+            "spine_command_duration_seconds",
+            Metric::of(self.command_time.clone()),
+        );
         add("spine_waiters", Metric::of(self.waiters.clone()));
         add("spine_requests_total", Metric::of(self.requests.clone()));
-        add("spine_request_duration_seconds", Metric::of(self.request_time.clone()));
+        add(
+            "spine_request_duration_seconds",
+            Metric::of(self.request_time.clone()),
+        );
         add("spine_connections", Metric::of(self.connections.clone()));
-        add("spine_connections_refused_total", Metric::of(self.connections_refused.clone()));
+        add(
+            "spine_connections_refused_total",
+            Metric::of(self.connections_refused.clone()),
+        );
         add("spine_probes", Metric::of(self.probes.clone()));
         add("spine_probe_runs_total", Metric::of(self.probe_runs.clone()));
         add("spine_probe_delay_seconds", Metric::of(self.probe_delay.clone()));
@@ -265,13 +349,16 @@ impl Metrics {
         self.state_bytes.set(status.state_bytes);
         self.waiters.set(i64::try_from(waiters).unwrap_or(i64::MAX));
         let checkpointed = Duration::from_millis(self.checkpointed_ms.load(Ordering::Relaxed));
-        self.checkpoint_age.set(self.clock.monotonic().saturating_sub(checkpointed).as_secs_f64());
+        self.checkpoint_age
+            .set(self.clock.monotonic().saturating_sub(checkpointed).as_secs_f64());
     }
 
     fn observe_process(&self) {
         let Some(usage) = process::usage() else { return };
         self.memory.set(usage.resident_bytes);
-        self.cpu.inner().store(usage.cpu.as_secs_f64().to_bits(), Ordering::Relaxed);
+        self.cpu
+            .inner()
+            .store(usage.cpu.as_secs_f64().to_bits(), Ordering::Relaxed);
         self.open_fds.set(usage.open_fds);
     }
 
@@ -290,7 +377,9 @@ impl Metrics {
         let labels = RequestLabels { dialect, outcome };
         self.requests.get_or_create(&labels).inc();
         if let Some(took) = took {
-            self.request_time.get_or_create(&labels).observe(took.as_secs_f64());
+            self.request_time
+                .get_or_create(&labels)
+                .observe(took.as_secs_f64());
         }
     }
 
@@ -330,7 +419,10 @@ impl Metric {
 
     /// The encoder adds the unit and a counter's `_total` to the name, which the table's names hold already.
     fn register(self, series: &mut Series, name: &str) {
-        let row = SERIES.iter().find(|row| row.name == name).expect("each series has its row in the table");
+        let row = SERIES
+            .iter()
+            .find(|row| row.name == name)
+            .expect("each series has its row in the table");
         let name = name.strip_suffix("_total").unwrap_or(name);
         let name = name.strip_suffix("_info").map_or(name, |_| row.name);
         let (name, unit) = match (name.strip_suffix("_seconds"), name.strip_suffix("_bytes")) {
@@ -360,12 +452,15 @@ impl NodeMetrics for Metrics {
             outcome: request.ended.as_str(),
         };
         self.commands.get_or_create(&labels).inc();
-        self.command_time.get_or_create(&labels).observe(request.took.as_secs_f64());
+        self.command_time
+            .get_or_create(&labels)
+            .observe(request.took.as_secs_f64());
     }
 
     fn checkpointed(&self, took: Duration) {
         self.checkpoint.observe(took.as_secs_f64());
-        self.checkpointed_ms.store(millis(self.clock.monotonic()), Ordering::Relaxed);
+        self.checkpointed_ms
+            .store(millis(self.clock.monotonic()), Ordering::Relaxed);
     }
 
     fn checkpoint_failed(&self) {
@@ -375,12 +470,19 @@ impl NodeMetrics for Metrics {
 
 impl ProbeMetrics for Metrics {
     fn probes(&self, status: Status, count: usize) {
-        let gauge = self.probes.get_or_create_owned(&StatusLabel { status: status.as_str() });
+        let gauge = self.probes.get_or_create_owned(&StatusLabel {
+            status: status.as_str(),
+        });
         gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     fn probe_run(&self, kind: &'static str, result: Status, delay: Duration) {
-        self.probe_runs.get_or_create(&ProbeLabels { kind, result: result.as_str() }).inc();
+        self.probe_runs
+            .get_or_create(&ProbeLabels {
+                kind,
+                result: result.as_str(),
+            })
+            .inc();
         self.probe_delay.observe(delay.as_secs_f64());
     }
 }
@@ -466,7 +568,12 @@ pub(crate) mod tests {
             .lines()
             .filter(|line| !line.starts_with('#'))
             .map(|line| line.split(['{', ' ']).next().unwrap())
-            .map(|name| ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name))
+            .map(|name| {
+                ["_bucket", "_sum", "_count"]
+                    .iter()
+                    .find_map(|end| name.strip_suffix(end))
+                    .unwrap_or(name)
+            })
             .collect();
         let table: BTreeSet<_> = SERIES.iter().map(|row| row.name).collect();
         assert_eq!(shown, table, "{text}");
@@ -480,7 +587,10 @@ pub(crate) mod tests {
             "spine_commands_total{dialect=\"consul\",command=\"put\",outcome=\"applied\"} 1",
             "spine_probes{status=\"passing\"} 7",
         ] {
-            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+            assert!(
+                text.lines().any(|shown| shown == line),
+                "{line} is not in\n{text}"
+            );
         }
     }
 
@@ -488,6 +598,10 @@ pub(crate) mod tests {
     fn a_connection_counts_until_it_is_closed() {
         let metrics = Metrics::new(Arc::new(OsClock));
         drop(metrics.connection("grpc"));
-        assert!(metrics.text(&status(), 0).contains("spine_connections{port=\"grpc\"} 0"));
+        assert!(
+            metrics
+                .text(&status(), 0)
+                .contains("spine_connections{port=\"grpc\"} 0")
+        );
     }
 }

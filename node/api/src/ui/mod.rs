@@ -45,9 +45,18 @@ pub fn router(registry: Arc<dyn Registry>) -> Router {
         .route("/ui/", get(page))
         .route("/ui/services", get(services))
         .route("/ui/events", get(events))
-        .route("/ui/assets/app.js", get(|headers| asset(headers, "text/javascript", include_str!("assets/app.js"))))
-        .route("/ui/assets/style.css", get(|headers| asset(headers, "text/css", include_str!("assets/style.css"))))
-        .route("/ui/assets/icon.svg", get(|headers| asset(headers, "image/svg+xml", include_str!("assets/icon.svg"))))
+        .route(
+            "/ui/assets/app.js",
+            get(|headers| asset(headers, "text/javascript", include_str!("assets/app.js"))),
+        )
+        .route(
+            "/ui/assets/style.css",
+            get(|headers| asset(headers, "text/css", include_str!("assets/style.css"))),
+        )
+        .route(
+            "/ui/assets/icon.svg",
+            get(|headers| asset(headers, "image/svg+xml", include_str!("assets/icon.svg"))),
+        )
         .route("/ui/{*other}", get(not_found))
         .layer(middleware::from_fn(harden))
         .with_state(registry)
@@ -92,7 +101,11 @@ async fn page(State(door): State<Door>, Query(search): Query<Search>) -> Respons
 }
 
 async fn services(State(door): State<Door>, Query(search): Query<Search>) -> Response {
-    html(overview(&door, search).await.map(|overview| Services { overview }))
+    html(
+        overview(&door, search)
+            .await
+            .map(|overview| Services { overview }),
+    )
 }
 
 async fn not_found() -> Response {
@@ -101,7 +114,10 @@ async fn not_found() -> Response {
 }
 
 async fn overview(door: &Door, search: Search) -> Result<Overview, Error> {
-    let cx = Context { consistency: Consistency::Stale, ..Context::new(Dialect::Internal) };
+    let cx = Context {
+        consistency: Consistency::Stale,
+        ..Context::new(Dialect::Internal)
+    };
     let answer = door.read(&cx, &AllEndpoints, None).await?;
     let leader = door.status().leader;
     Ok(Overview::new(&answer.value, search.q, leader, answer.index))
@@ -127,12 +143,17 @@ async fn events(
     Query(From { from }): Query<From>,
     headers: HeaderMap,
 ) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
-    let last_seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let last_seen = headers
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok()?.parse().ok());
     let begin = (door, Index(last_seen.unwrap_or(from)), Duration::ZERO);
     let changes = futures::stream::unfold(begin, |(door, from, gap)| async move {
         tokio::time::sleep(gap).await;
         let through = next_change(&door, from).await.ok()?;
-        let event = sse::Event::default().event("changed").id(through.to_string()).data(through.to_string());
+        let event = sse::Event::default()
+            .event("changed")
+            .id(through.to_string())
+            .data(through.to_string());
         Some((Ok(event), (door, through, EVENT_GAP)))
     });
     Sse::new(changes).keep_alive(sse::KeepAlive::new().interval(KEEP_ALIVE))
@@ -151,9 +172,18 @@ async fn next_change(door: &Door, from: Index) -> Result<Index, CursorError> {
 
 /// An embedded file. The browser keeps it and asks whether it is still the same, so an upgrade shows at once.
 async fn asset(headers: HeaderMap, media_type: &'static str, text: &'static str) -> Response {
-    let tag = format!("\"{}-{}\"", env!("CARGO_PKG_VERSION"), spine_core::codec::content_hash(&text));
-    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
-    let caching = [(header::ETAG, tag), (header::CACHE_CONTROL, "no-cache".to_owned())];
+    let tag = format!(
+        "\"{}-{}\"",
+        env!("CARGO_PKG_VERSION"),
+        spine_core::codec::content_hash(&text)
+    );
+    let known = headers
+        .get(header::IF_NONE_MATCH)
+        .is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let caching = [
+        (header::ETAG, tag),
+        (header::CACHE_CONTROL, "no-cache".to_owned()),
+    ];
     if known {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
@@ -163,7 +193,11 @@ async fn asset(headers: HeaderMap, media_type: &'static str, text: &'static str)
 
 async fn harden(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    let mut set = |name: HeaderName, value| response.headers_mut().insert(name, HeaderValue::from_static(value));
+    let mut set = |name: HeaderName, value| {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value))
+    };
     set(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY);
     set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     set(header::REFERRER_POLICY, "no-referrer");

@@ -75,10 +75,18 @@ pub(super) struct Check {
 
 impl Overview {
     /// The services among `endpoints` whose names hold `search`.
-    pub(super) fn new(endpoints: &[Endpoint], search: String, leader: Option<NodeName>, index: Index) -> Self {
+    pub(super) fn new(
+        endpoints: &[Endpoint],
+        search: String,
+        leader: Option<NodeName>,
+        index: Index,
+    ) -> Self {
         let mut by_service: BTreeMap<&str, Vec<&Endpoint>> = BTreeMap::new();
         for endpoint in endpoints {
-            by_service.entry(endpoint.instance.service.name.as_str()).or_default().push(endpoint);
+            by_service
+                .entry(endpoint.instance.service.name.as_str())
+                .or_default()
+                .push(endpoint);
         }
         let total = by_service.len();
         let wanted = search.to_lowercase();
@@ -94,7 +102,15 @@ impl Overview {
                 service
             })
             .collect();
-        Self { search, found: by_service.len(), total, tally, services, leader, index }
+        Self {
+            search,
+            found: by_service.len(),
+            total,
+            tally,
+            services,
+            leader,
+            index,
+        }
     }
 
     /// Services found that are not shown.
@@ -122,9 +138,16 @@ impl Tally {
 
     /// As words, leaving out what there is none of.
     pub(super) fn words(self) -> String {
-        let parts = [(self.passing, "passing"), (self.warning, "warning"), (self.critical, "critical")];
-        let said: Vec<_> =
-            parts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
+        let parts = [
+            (self.passing, "passing"),
+            (self.warning, "warning"),
+            (self.critical, "critical"),
+        ];
+        let said: Vec<_> = parts
+            .iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, word)| format!("{n} {word}"))
+            .collect();
         said.join(", ")
     }
 
@@ -144,13 +167,19 @@ impl Tally {
 impl Service {
     fn new(name: &str, endpoints: &[&Endpoint], shown: usize) -> Self {
         let tally = Tally::of(endpoints.iter().map(|endpoint| endpoint.status()));
-        let mut tags: Vec<_> =
-            endpoints.iter().flat_map(|endpoint| endpoint.instance.service.tags.iter().cloned()).collect();
+        let mut tags: Vec<_> = endpoints
+            .iter()
+            .flat_map(|endpoint| endpoint.instance.service.tags.iter().cloned())
+            .collect();
         tags.sort_unstable();
         tags.dedup();
         let mut worst_first = endpoints.to_vec();
         worst_first.sort_by_key(|endpoint| std::cmp::Reverse(endpoint.status()));
-        let instances: Vec<_> = worst_first.iter().take(shown).map(|endpoint| Instance::new(endpoint)).collect();
+        let instances: Vec<_> = worst_first
+            .iter()
+            .take(shown)
+            .map(|endpoint| Instance::new(endpoint))
+            .collect();
         Self {
             name: name.into(),
             status: tally.status(),

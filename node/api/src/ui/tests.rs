@@ -7,8 +7,8 @@ use axum::{
 };
 use futures::StreamExt;
 use spine_core::{
-    CheckDefinition, CheckId, CheckKind, Command, ExistingChecks, InstanceId, NodeDefinition, NodeName, Register,
-    Service, ServiceName, Status, Thresholds, Weights,
+    CheckDefinition, CheckId, CheckKind, Command, ExistingChecks, InstanceId, NodeDefinition, NodeName,
+    Register, Service, ServiceName, Status, Thresholds, Weights,
 };
 use tower::ServiceExt;
 
@@ -41,14 +41,20 @@ async fn register(local: &Local, name: &str, status: Status, output: &str) {
     };
     let register = Register {
         node: NodeName::parse("n1").unwrap(),
-        node_update: Some(NodeDefinition { address: "127.0.0.1".into(), ..NodeDefinition::default() }),
+        node_update: Some(NodeDefinition {
+            address: "127.0.0.1".into(),
+            ..NodeDefinition::default()
+        }),
         service: Some(service),
         checks: vec![check],
         existing: ExistingChecks::Overwrite,
         heartbeat: None,
     };
     let cx = Context::new(spine_core::Dialect::Consul);
-    let applied = local.propose(&cx, Command::Register(Box::new(register))).await.unwrap();
+    let applied = local
+        .propose(&cx, Command::Register(Box::new(register)))
+        .await
+        .unwrap();
     applied.result.unwrap();
 }
 
@@ -73,14 +79,23 @@ async fn the_page_lists_services_with_their_health_and_escapes_what_strangers_wr
     register(&local, "mail", Status::Critical, "<script>alert(1)</script>").await;
     let response = get(&local, "/ui/").await;
     assert_eq!(response.status(), StatusCode::OK);
-    let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
-    assert!(policy.contains("script-src 'self'") && !policy.contains("unsafe"), "{policy}");
+    let policy = response.headers()[header::CONTENT_SECURITY_POLICY]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    assert!(
+        policy.contains("script-src 'self'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
     let page = text(response).await;
     assert!(page.contains("2 services"), "{page}");
     assert!(page.contains("1 passing, 1 critical"), "{page}");
     assert!(page.contains("<code>10.0.0.1:80</code>"), "{page}");
     assert!(page.contains("version v1"), "{page}");
-    assert!(!page.contains("<script>alert") && !page.contains("<b>tag"), "{page}");
+    assert!(
+        !page.contains("<script>alert") && !page.contains("<b>tag"),
+        "{page}"
+    );
 }
 
 #[tokio::test]
@@ -89,9 +104,15 @@ async fn a_search_leaves_out_what_does_not_fit_and_is_escaped_too() {
     register(&local, "photo", Status::Passing, "").await;
     register(&local, "mail", Status::Passing, "").await;
     let page = text(get(&local, "/ui/services?q=PHO").await).await;
-    assert!(page.contains("1 service of 2") && !page.contains("s-mail"), "{page}");
+    assert!(
+        page.contains("1 service of 2") && !page.contains("s-mail"),
+        "{page}"
+    );
     let page = text(get(&local, "/ui/?q=%22%3E%3Cscript%3E").await).await;
-    assert!(!page.contains("\"><script>") && page.contains("None of the 2 services"), "{page}");
+    assert!(
+        !page.contains("\"><script>") && page.contains("None of the 2 services"),
+        "{page}"
+    );
 }
 
 #[tokio::test]
@@ -100,7 +121,10 @@ async fn without_a_leader_the_page_is_there_and_says_so() {
     register(&local, "photo", Status::Passing, "").await;
     local.set_leaderless(true);
     let page = text(get(&local, "/ui/").await).await;
-    assert!(page.contains("photo") && page.contains("knows no leader"), "{page}");
+    assert!(
+        page.contains("photo") && page.contains("knows no leader"),
+        "{page}"
+    );
 }
 
 #[tokio::test]
@@ -113,21 +137,39 @@ async fn an_event_comes_for_each_change_and_none_is_missed_between_page_and_stre
     let response = get(&local, &format!("/ui/events?from={page_index}")).await;
     let mut events = response.into_body().into_data_stream();
     let deadline = Duration::from_secs(10);
-    let first = tokio::time::timeout(deadline, events.next()).await.unwrap().unwrap().unwrap();
+    let first = tokio::time::timeout(deadline, events.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     let first = String::from_utf8(first.to_vec()).unwrap();
     assert!(first.contains("event: changed"), "{first}");
-    assert!(first.contains(&format!("id: {}", local.hub().newest().index())), "{first}");
+    assert!(
+        first.contains(&format!("id: {}", local.hub().newest().index())),
+        "{first}"
+    );
 
     register(&local, "pay", Status::Critical, "").await;
-    let second = tokio::time::timeout(deadline, events.next()).await.unwrap().unwrap().unwrap();
-    assert!(String::from_utf8(second.to_vec()).unwrap().contains("event: changed"));
+    let second = tokio::time::timeout(deadline, events.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert!(
+        String::from_utf8(second.to_vec())
+            .unwrap()
+            .contains("event: changed")
+    );
 }
 
 #[tokio::test]
 async fn assets_are_kept_by_the_browser_until_they_change() {
     let local = local();
     let tag = get(&local, "/ui/assets/app.js").await.headers()[header::ETAG].clone();
-    let again = Request::get("/ui/assets/app.js").header(header::IF_NONE_MATCH, tag).body(Body::empty()).unwrap();
+    let again = Request::get("/ui/assets/app.js")
+        .header(header::IF_NONE_MATCH, tag)
+        .body(Body::empty())
+        .unwrap();
     let response = super::router(local.clone()).oneshot(again).await.unwrap();
     assert_eq!(response.status(), StatusCode::NOT_MODIFIED);
     assert_eq!(get(&local, "/ui/elsewhere").await.status(), StatusCode::NOT_FOUND);

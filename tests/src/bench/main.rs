@@ -1,0 +1,129 @@
+//! `cargo x bench`: what a node costs and how long it takes, measured from outside on the real binary.
+//!
+//! Each figure is the median of several runs, with the least and the greatest. It judges nothing: machines differ,
+//! and a figure is worth something beside another from the same run.
+
+#![expect(clippy::print_stdout, reason = "its figures are its output")]
+
+mod load;
+mod server;
+mod table;
+
+use std::{error::Error, path::PathBuf};
+
+use self::{
+    load::{Fleet, Keys},
+    server::Server,
+    table::Table,
+};
+
+type Done<T = ()> = Result<T, Box<dyn Error>>;
+
+/// How much is done, and how often.
+struct Plan {
+    runs: usize,
+    keys: usize,
+    writers: usize,
+    value_bytes: usize,
+    instances: usize,
+    /// Each instance reports this often.
+    heartbeat_seconds: u64,
+    /// For so long the fleet is watched.
+    steady_seconds: u64,
+}
+
+impl Plan {
+    /// Long enough for figures to compare by.
+    const WHOLE: Self = Self {
+        runs: 5,
+        keys: 100_000,
+        writers: 64,
+        value_bytes: 256,
+        instances: 10_000,
+        heartbeat_seconds: 10,
+        steady_seconds: 30,
+    };
+    /// At most ten minutes: the same load, fewer runs.
+    const QUICK: Self = Self {
+        runs: 3,
+        steady_seconds: 20,
+        ..Self::WHOLE
+    };
+}
+
+#[tokio::main]
+async fn main() -> Done {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let plan = if quick { Plan::QUICK } else { Plan::WHOLE };
+    let binary =
+        PathBuf::from(std::env::var_os("SPINE_BIN").ok_or("SPINE_BIN must name the binary to measure")?);
+    let mut table = Table::default();
+    for run in 1..=plan.runs {
+        println!("run {run} of {}", plan.runs);
+        measure(&plan, &binary, &mut table).await?;
+    }
+    println!(
+        "\n{} keys of {} bytes by {} writers, {} instances with a heartbeat each {} s\n{table}",
+        plan.keys, plan.value_bytes, plan.writers, plan.instances, plan.heartbeat_seconds
+    );
+    Ok(())
+}
+
+/// One run on a fresh data directory.
+async fn measure(plan: &Plan, binary: &std::path::Path, table: &mut Table) -> Done {
+    let place = tempfile::tempdir()?;
+    let mut server = Server::start(binary, place.path()).await?;
+    table.add("first start to ready, ms", server.ready_ms());
+
+    let keys = Keys {
+        count: plan.keys,
+        value_bytes: plan.value_bytes,
+        writers: plan.writers,
+    };
+    let before = server.usage()?;
+    let put = keys.load(&server.grpc).await?;
+    let after = server.usage()?;
+    table.add("load keys, s", put.seconds);
+    table.add("puts/s", put.rate());
+    table.add("put p50, ms", put.percentile_ms(50));
+    table.add("put p99, ms", put.percentile_ms(99));
+    table.add(
+        "server CPU per put, us",
+        (after.cpu_seconds - before.cpu_seconds) * 1e6 / put.count(),
+    );
+    table.add("memory after keys, MiB", after.rss_mib);
+
+    let fleet = Fleet {
+        size: plan.instances,
+        writers: plan.writers,
+    };
+    let registered = fleet.register(&server.grpc).await?;
+    table.add("register instances, s", registered.seconds);
+    table.add("registrations/s", registered.rate());
+    let before = server.usage()?;
+    table.add("memory after instances, MiB", before.rss_mib);
+    let beats = fleet
+        .heartbeat(&server.grpc, plan.heartbeat_seconds, plan.steady_seconds)
+        .await?;
+    let after = server.usage()?;
+    table.add("heartbeats/s", beats.rate());
+    table.add("heartbeat p50, ms", beats.percentile_ms(50));
+    table.add("heartbeat p99, ms", beats.percentile_ms(99));
+    table.add(
+        "CPU under heartbeats, % of a core",
+        (after.cpu_seconds - before.cpu_seconds) * 100.0 / beats.seconds,
+    );
+
+    server.terminate().await?;
+    server = Server::start(binary, place.path()).await?;
+    table.add("restart after SIGTERM to ready, ms", server.ready_ms());
+    table.add("memory after restart, MiB", server.usage()?.rss_mib);
+    server.kill().await?;
+    server = Server::start(binary, place.path()).await?;
+    table.add("restart after kill -9 to ready, ms", server.ready_ms());
+    let found = keys.count(&server.grpc).await?;
+    if found != plan.keys as u64 {
+        return Err(format!("{found} keys of {} after the restarts", plan.keys).into());
+    }
+    server.terminate().await
+}

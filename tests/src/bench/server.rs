@@ -1,0 +1,133 @@
+//! The process that is measured.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use tokio::process::{Child, Command};
+
+use crate::Done;
+
+const READY_WITHIN: Duration = Duration::from_mins(1);
+const STOPPED_WITHIN: Duration = Duration::from_mins(1);
+
+pub(crate) struct Server {
+    child: Child,
+    /// Where the native API is.
+    pub(crate) grpc: String,
+    ready: Duration,
+}
+
+/// What a process has used up to now.
+pub(crate) struct Usage {
+    pub(crate) cpu_seconds: f64,
+    pub(crate) rss_mib: f64,
+}
+
+impl Server {
+    /// Starts a node on a data directory, and waits until it is ready.
+    pub(crate) async fn start(binary: &Path, data: &Path) -> Done<Self> {
+        let [http, grpc, peer] = [free_address()?, free_address()?, free_address()?];
+        let began = Instant::now();
+        let child = Command::new(binary)
+            .args(["serve", "--name", "bench", "--governance", "open"])
+            .arg("--data-dir")
+            .arg(data)
+            .args(["--http-addr", &http.to_string()])
+            .args(["--grpc-addr", &grpc.to_string()])
+            .args(["--peer-addr", &peer.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut server = Self {
+            child,
+            grpc: grpc.to_string(),
+            ready: Duration::ZERO,
+        };
+        server
+            .await_ready(&format!("http://{http}/readyz"), began)
+            .await?;
+        Ok(server)
+    }
+
+    async fn await_ready(&mut self, url: &str, began: Instant) -> Done {
+        let client = reqwest::Client::new();
+        while began.elapsed() < READY_WITHIN {
+            if let Some(status) = self.child.try_wait()? {
+                return Err(format!("the node ended with {status}").into());
+            }
+            if client
+                .get(url)
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status().is_success())
+            {
+                self.ready = began.elapsed();
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Err(format!("not ready within {READY_WITHIN:?}").into())
+    }
+
+    /// From the start of the process to its first ready answer.
+    pub(crate) fn ready_ms(&self) -> f64 {
+        self.ready.as_secs_f64() * 1e3
+    }
+
+    /// What it has used up to now.
+    pub(crate) fn usage(&self) -> Done<Usage> {
+        let id = self.child.id().ok_or("the node has ended")?;
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+        // The name in parentheses may hold anything; fields are counted behind it.
+        let fields: Vec<_> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
+        let ticks: u64 = [11, 12]
+            .iter()
+            .filter_map(|&field| fields.get(field)?.parse::<u64>().ok())
+            .sum();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let rss = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .ok_or("no VmRSS")?;
+        let kib: f64 = rss.trim().trim_end_matches(" kB").parse()?;
+        let ticks_per_second = rustix::param::clock_ticks_per_second();
+        #[expect(clippy::cast_precision_loss, reason = "ticks of one process")]
+        let cpu_seconds = ticks as f64 / ticks_per_second as f64;
+        Ok(Usage {
+            cpu_seconds,
+            rss_mib: kib / 1024.0,
+        })
+    }
+
+    /// Asks it to end, and waits for that.
+    pub(crate) async fn terminate(self) -> Done {
+        self.end(rustix::process::Signal::TERM).await
+    }
+
+    /// Ends it without asking.
+    pub(crate) async fn kill(self) -> Done {
+        self.end(rustix::process::Signal::KILL).await
+    }
+
+    async fn end(mut self, signal: rustix::process::Signal) -> Done {
+        let id = self.child.id().ok_or("the node has ended")?;
+        let id = rustix::process::Pid::from_raw(i32::try_from(id)?).ok_or("no process id")?;
+        rustix::process::kill_process(id, signal)?;
+        tokio::time::timeout(STOPPED_WITHIN, self.child.wait()).await??;
+        Ok(())
+    }
+}
+
+fn free_address() -> Done<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
