@@ -13,7 +13,10 @@ use spine_node::{
     Node, NodeSettings, World,
     metrics_sink::Uncounted,
     raft::bootstrap::StartError,
-    storage::segment::LogOptions,
+    storage::{
+        log::{LogHooks, LogStore},
+        segment::{LogOptions, LogPlace},
+    },
     world::files::{Files, OsFiles},
 };
 
@@ -73,6 +76,18 @@ async fn read(registry: &dyn Registry, key: &str) -> Option<String> {
     answer
         .value
         .map(|row| String::from_utf8(row.value.to_vec()).unwrap())
+}
+
+/// Up to where the log of a node that doesn't run is gone.
+fn log_purged(directory: &Path) -> Option<u64> {
+    let place = LogPlace {
+        files: Arc::new(OsFiles),
+        dir: directory.join("log"),
+        options: settings(directory).log,
+        hooks: LogHooks::fatal(|error| panic!("{error}")),
+    };
+    let log = place.open().unwrap().start().unwrap();
+    log.state().purged.map(|position| position.index)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,6 +191,8 @@ async fn checkpoints_let_the_log_go_and_a_restart_goes_on_from_them() {
     }
     assert!(checkpoint().await > second);
     node.halt().await.unwrap();
+    // What the newer of the two generations doesn't hold is there, and what the older one holds isn't.
+    assert_eq!(log_purged(directory.path()), Some(second));
 
     let node = start(directory.path()).await;
     let registry = node.registry();

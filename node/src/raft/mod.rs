@@ -322,6 +322,14 @@ impl Consensus {
             .map_err(|_| ProposeError::Ended)?;
         if let Some(covered) = covered {
             self.raft.trigger().purge_log(covered).await.map_err(ended)?;
+            // Usually done at once. While a follower is being sent entries that are to go it takes longer, and then
+            // nobody waits for it.
+            let purged = |metrics: &RaftMetrics<Types>| metrics.purged.index() >= Some(covered);
+            let _ = self
+                .raft
+                .wait(Some(PURGED_WITHIN))
+                .metrics(purged, "the log is purged")
+                .await;
         }
         Ok(())
     }
@@ -337,6 +345,9 @@ impl Consensus {
 
 /// How long openraft may take to notice a checkpoint; it takes less than a heartbeat.
 const CHECKPOINT_KNOWN_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long the purge behind a checkpoint is waited for.
+const PURGED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Brings openraft up, on its own runtime.
 async fn found(
