@@ -8,7 +8,7 @@ use std::{future::Future, panic::AssertUnwindSafe, path::PathBuf, sync::Arc, tim
 use futures::FutureExt;
 use parking_lot::Mutex;
 use spine_api::{Context, Registry, hub::Hub};
-use spine_core::{Command, Dialect, Member, NodeName, RULES_KNOWN};
+use spine_core::{Command, Dialect, Member, NodeName, RULES_KNOWN, limits};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -158,6 +158,7 @@ impl Node {
             datacenter: settings.datacenter.clone(),
             identity,
             history_revisions: settings.history_revisions,
+            entry_bytes_max: log.payload_bytes_max().min(limits::ENTRY_BYTES_MAX) as u64,
         };
         let (ask_checkpoint, asks) = mpsc::channel(CHECKPOINT_ASKS_MAX);
         let (registry, submitter) = NodeRegistry::new(

@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use parking_lot::RwLock;
 use spine_api::{AdminCommand, AdminOutcome, Consistency, Context, Error, NodeStatus, Registry, hub::Hub};
 use spine_core::{
-    Applied, Author, Command, Index, NodeName, Outcome, Renewal, RenewalRequest, Renewed, Request, Rights,
-    State, codec, limits,
+    Applied, Author, Command, Index, NodeName, Outcome, Rejection, Renewal, RenewalRequest, Renewed, Request,
+    Rights, State, codec,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
@@ -24,7 +24,7 @@ use tokio::{
 
 use self::{
     barrier::Barrier,
-    submit::{Ask, Content, Reply, Stage, Submitter},
+    submit::{Ask, Content, ENTRY_OVERHEAD, Reply, Stage, Submitter},
 };
 use crate::{
     metrics_sink::{Ended, NodeMetrics, Request as Counted},
@@ -49,6 +49,8 @@ pub struct About {
     pub identity: Identity,
     /// Revisions of history that the leader keeps.
     pub history_revisions: u64,
+    /// Bytes of an entry at most: the core's bound, or the log's if that is lower.
+    pub entry_bytes_max: u64,
 }
 
 /// A request to write a checkpoint, and where its log position goes.
@@ -88,6 +90,7 @@ impl NodeRegistry {
             hub: hub.clone(),
             clock: clock.clone(),
             history_revisions: about.history_revisions,
+            entry_bytes_max: about.entry_bytes_max,
             ready: tell_ready,
         };
         let registry = Self {
@@ -172,12 +175,13 @@ impl NodeRegistry {
 
     /// A request's part of what may be on its way.
     fn share(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Error> {
-        // What no entry can hold would never leave the queue; `Command::check` refuses all such commands.
-        if bytes > limits::ENTRY_BYTES_MAX as u64 {
-            return Err(Error::Refused(spine_core::Rejection::TooLarge {
+        // What no entry can hold would never leave the queue.
+        let limit = self.about.entry_bytes_max.saturating_sub(ENTRY_OVERHEAD);
+        if bytes > limit {
+            return Err(Error::Refused(Rejection::TooLarge {
                 what: "request".into(),
                 size: bytes,
-                limit: limits::ENTRY_BYTES_MAX as u64,
+                limit,
             }));
         }
         let shares = u32::try_from(bytes / SHARE_BYTES + 1).expect("an entry's bytes are few shares");

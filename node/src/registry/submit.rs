@@ -34,7 +34,7 @@ const ENTRIES_IN_FLIGHT_MAX: usize = 8;
 /// How often the loop turns when nothing happens: a fraction of the election timeout, within which deadlines are late.
 const TURN_EVERY: Duration = Duration::from_millis(50);
 /// Bytes that an entry needs beside its requests.
-const ENTRY_OVERHEAD: u64 = 64;
+pub(super) const ENTRY_OVERHEAD: u64 = 64;
 
 /// A request on its way to the log.
 pub(super) struct Ask {
@@ -98,6 +98,7 @@ pub(super) struct Submitter {
     pub(super) hub: Arc<Hub>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) history_revisions: u64,
+    pub(super) entry_bytes_max: u64,
     pub(super) ready: watch::Sender<bool>,
 }
 
@@ -161,6 +162,7 @@ impl Submitter {
             time: ClusterClock::start(state.time(), now),
             lag: Lag::default(),
             duties: Duties::new(self.history_revisions, now),
+            entry_bytes_max: self.entry_bytes_max,
             commands: Draft::default(),
             renewals: Vec::new(),
             in_flight: 0,
@@ -188,6 +190,7 @@ struct Leading {
     time: ClusterClock,
     lag: Lag,
     duties: Duties,
+    entry_bytes_max: u64,
     /// The next entry.
     commands: Draft,
     /// The next batch of renewals.
@@ -216,10 +219,10 @@ struct Draft {
 
 impl Draft {
     /// Whether a request of so many bytes goes in too.
-    fn has_room(&self, bytes: u64) -> bool {
+    fn has_room(&self, bytes: u64, bytes_max: u64) -> bool {
         self.requests.is_empty()
             || self.requests.len() < limits::ENTRY_REQUESTS_MAX
-                && self.bytes + bytes + ENTRY_OVERHEAD <= limits::ENTRY_BYTES_MAX as u64
+                && self.bytes + bytes + ENTRY_OVERHEAD <= bytes_max
     }
 
     fn add(&mut self, request: Request, bytes: u64, reply: Reply<Applied>) {
@@ -304,12 +307,14 @@ impl Leading {
             stage,
         } = ask;
         match content {
-            Content::Command(request, reply) if !self.commands.has_room(bytes) => Some(Ask {
-                content: Content::Command(request, reply),
-                bytes,
-                deadline,
-                stage,
-            }),
+            Content::Command(request, reply) if !self.commands.has_room(bytes, self.entry_bytes_max) => {
+                Some(Ask {
+                    content: Content::Command(request, reply),
+                    bytes,
+                    deadline,
+                    stage,
+                })
+            }
             // A client that gave up has its answer.
             _ if Instant::now() >= deadline || !stage.propose() => None,
             Content::Command(request, reply) => {
@@ -339,7 +344,7 @@ impl Leading {
             .take(limits::ENTRY_RENEWALS_MAX)
             .take_while(|renewal| {
                 bytes += renewal.bytes;
-                bytes <= limits::ENTRY_BYTES_MAX as u64
+                bytes <= self.entry_bytes_max
             });
         // One that is too long for any entry would have been refused.
         let count = fitting.count().max(1);
