@@ -29,9 +29,9 @@ fn scripts(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).expect("a directory of scripts") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
-            scripts(&path, found)
+            scripts(&path, found);
         } else {
-            found.push(path)
+            found.push(path);
         }
     }
     found.sort();
@@ -124,7 +124,7 @@ impl Runner for Script {
             "begin" => {
                 let name = args.next_pos().ok_or("name not given")?.to_owned();
                 let method = args.next_pos().ok_or("method not given")?.parse()?;
-                let request = self.request(method, &mut args)?;
+                let request = Self::request(method, &mut args)?;
                 args.reject_next()?;
                 let router = self.router.clone();
                 let task = self
@@ -138,7 +138,9 @@ impl Runner for Script {
             "end" => {
                 let name = args.next_pos().ok_or("name not given")?.to_owned();
                 args.reject_next()?;
-                let task = self.begun.remove(&name).ok_or("nothing begun under this name")?;
+                let Some(task) = self.begun.remove(&name) else {
+                    return Ok("has been answered\n".into());
+                };
                 if task.is_finished() {
                     return Ok(self.runtime.block_on(task)?);
                 }
@@ -179,7 +181,7 @@ impl Runner for Script {
                 Ok(format!("{}\n", self.local.hub().waiting()))
             }
             method => {
-                let request = self.request(method.parse()?, &mut args)?;
+                let request = Self::request(method.parse()?, &mut args)?;
                 args.reject_next()?;
                 let all = context.tags.contains("headers");
                 let router = self.router.clone();
@@ -196,7 +198,6 @@ impl Runner for Script {
 impl Script {
     /// `PATH [BODY] [body_bytes=N] [HEADER=VALUE…]`
     fn request(
-        &self,
         method: Method,
         args: &mut goldenscript::ArgumentConsumer<'_>,
     ) -> Result<Request<Body>, Box<dyn Error>> {

@@ -141,7 +141,7 @@ mod tests {
         let line = HeaderValue::from_static("max-age=30, stale-if-error=3600,junk,max-stale=x");
         let ages = Ages::of(&HeaderMap::from_iter([(header::CACHE_CONTROL, line)]));
         assert_eq!(ages.max, Some(Duration::from_secs(30)));
-        assert_eq!(ages.if_error, Some(Duration::from_secs(3600)));
+        assert_eq!(ages.if_error, Some(Duration::from_hours(1)));
         assert_eq!(Ages::of(&HeaderMap::new()), Ages::default());
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
-use spine_core::{Command, Outcome, State};
+use spine_core::{Command, Outcome, Register, State};
 
 use super::{
     Dialect, Settings,
@@ -102,6 +102,14 @@ impl Call {
             .propose(&self.context(Consistency::Linearizable), command)
             .await?;
         Ok(applied.result?)
+    }
+
+    /// Registers; an unknown instance is then one that a check names.
+    pub(crate) async fn propose_checks(&self, register: Register) -> Result<Outcome, Failure> {
+        match self.propose(Command::Register(Box::new(register))).await {
+            Err(Failure::UnknownServiceId(id)) => Err(Failure::NoServiceForCheck(id)),
+            outcome => outcome,
+        }
     }
 
     /// The filter, if there is one, over elements with these fields.

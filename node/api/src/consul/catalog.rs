@@ -36,15 +36,13 @@ pub(crate) async fn register(call: Call) -> Handled {
             node_update: None,
             ..register.clone()
         };
-        match call.propose(Command::Register(Box::new(kept))).await {
+        match call.propose_checks(kept).await {
             // There is no node whose row could be left as it is.
             Err(Failure::Refused(Rejection::UnknownNode(_))) => {}
             outcome => return outcome.map(|_| call.json(&true)),
         }
     }
-    call.propose(Command::Register(Box::new(register)))
-        .await
-        .map(|_| call.json(&true))
+    call.propose_checks(register).await.map(|_| call.json(&true))
 }
 
 fn registration(body: RegisterBody) -> Result<Register, Failure> {
@@ -133,7 +131,6 @@ pub(crate) async fn deregister(call: Call) -> Handled {
 }
 
 /// The one datacenter.
-#[expect(clippy::unused_async, reason = "handlers are")]
 pub(crate) async fn datacenters(call: Call) -> Handled {
     Ok(call.json(&[call.datacenter()]))
 }

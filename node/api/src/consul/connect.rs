@@ -8,8 +8,8 @@ use spine_core::{CaRootView, CaRoots};
 use super::{
     call::{Call, Handled},
     error::Failure,
+    moment::rfc3339,
     reply::Reply,
-    wire::rfc3339,
 };
 
 #[derive(Serialize)]

@@ -178,7 +178,7 @@ fn kind(body: &CheckBody) -> Result<CheckKind, Failure> {
             ))
         }
         (1, _, None) => Err(Failure::InvalidCheck(
-            "Interval must be > 0 for HTTP, TCP or GRPC checks",
+            "Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks",
         )),
         (_, _, _) => Err(Failure::InvalidCheck(
             "only one of HTTP, TCP and GRPC can be specified",

@@ -151,7 +151,7 @@ pub(crate) enum Failure {
     #[error("not supported by this Spine release: {0}")]
     Unsupported(String),
     /// The cluster's rules refuse it.
-    #[error(transparent)]
+    #[error("{}", capital(.0))]
     Refused(Rejection),
     /// The registry doesn't answer.
     #[error("{}", registry_text(.0))]
@@ -257,6 +257,15 @@ impl From<registry::Error> for Failure {
             error => Self::Registry(error),
         }
     }
+}
+
+/// Consul's texts begin with a capital letter, and clients look for some of them.
+fn capital(rejection: &Rejection) -> String {
+    let mut text = rejection.to_string();
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    text
 }
 
 fn rejection_status(rejection: &Rejection) -> StatusCode {

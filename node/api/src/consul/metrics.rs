@@ -8,12 +8,11 @@ use serde::Serialize;
 
 use super::{
     call::{Call, Handled},
+    moment::rfc3339,
     reply::Reply,
-    wire::rfc3339,
 };
 
 /// Every metric.
-#[expect(clippy::unused_async, reason = "handlers are")]
 pub(crate) async fn all(call: Call) -> Handled {
     let host = &call.settings().host;
     let text = host.metrics();

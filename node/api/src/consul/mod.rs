@@ -21,6 +21,7 @@ mod filter;
 mod health;
 mod kv;
 mod metrics;
+mod moment;
 mod params;
 mod reply;
 mod routes;

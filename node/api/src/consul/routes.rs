@@ -50,6 +50,7 @@ static ROUTES: &[Route] = routes! {
     "/v1/catalog/service/" GET catalog::service;
     "/v1/catalog/node/" GET catalog::node;
     "/v1/catalog/node-services/" GET catalog::node_services;
+    "/v1/catalog/connect/" GET health::none;
 
     "/v1/health/node/" GET health::node;
     "/v1/health/checks/" GET health::checks;
@@ -230,7 +231,6 @@ async fn read_body(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
 /// Up to so many times the bound a body is read to its end.
 const DRAINED_TIMES: usize = 8;
 
-#[expect(clippy::unused_async, reason = "handlers are")]
 async fn to_ui(_call: Call) -> Handled {
     let ui = HeaderValue::from_static("/ui/");
     Ok(Reply::empty(StatusCode::MOVED_PERMANENTLY).with(header::LOCATION, ui))

@@ -32,7 +32,6 @@ const TABLE: &[(&str, Absence)] = &[
     ("/v1/operator/usage", Absence::Later("operator endpoints")),
     ("/v1/connect", Absence::Later("the service mesh")),
     ("/v1/agent/connect", Absence::Later("the service mesh")),
-    ("/v1/catalog/connect", Absence::Later("the service mesh")),
     ("/v1/catalog/gateway-services", Absence::Later("the service mesh")),
     ("/v1/agent/host", Absence::Later("figures of the host")),
     ("/v1/agent/monitor", Absence::Later("log streaming")),

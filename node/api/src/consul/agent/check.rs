@@ -6,6 +6,7 @@ use spine_core::{
     Status, Target, Ttl, UpdateSource,
 };
 
+use super::is_clusters_check;
 use crate::consul::{
     body::{self, CheckBody, CheckUpdateBody},
     call::{Call, Handled},
@@ -30,10 +31,8 @@ pub(crate) async fn register(call: Call) -> Handled {
         existing: ExistingChecks::Keep,
         heartbeat: None,
     };
-    match call.propose(Command::Register(Box::new(register))).await {
-        Err(Failure::UnknownServiceId(id)) => Err(Failure::NoServiceForCheck(id)),
-        outcome => outcome.map(|_| Reply::empty(StatusCode::OK)),
-    }
+    call.propose_checks(register).await?;
+    Ok(Reply::empty(StatusCode::OK))
 }
 
 /// Removes a check.
@@ -45,6 +44,9 @@ pub(crate) async fn deregister(call: Call) -> Handled {
         target: Target::Check(id.clone()),
         scope: Scope::Servers,
     };
+    if is_clusters_check(&id) {
+        return Err(Failure::UnknownCheckId(id.to_string()));
+    }
     match call.propose(Command::Deregister(deregister)).await? {
         Outcome::Deregistered { found: false } => Err(Failure::UnknownCheckId(id.to_string())),
         _ => Ok(Reply::empty(StatusCode::OK)),
@@ -118,10 +120,9 @@ pub(crate) async fn all(call: Call) -> Handled {
     let keep = call.filter(&CHECK)?;
     let state = call.local_state().await?;
     let views = NodeChecks(call.settings().node.clone()).ask(&state).value;
-    // That the node itself is alive is the cluster's to say, not the agent's.
     let own = views
         .iter()
-        .filter(|view| view.check.definition.id.as_str() != "serfHealth");
+        .filter(|view| !is_clusters_check(&view.check.definition.id));
     let checks = own
         .map(|view| (view.check.definition.id.as_str(), CheckWire::of_view(view)))
         .filter(|(_, check)| keep.holds(check))

@@ -10,3 +10,15 @@ pub(super) mod health;
 pub(super) mod maintenance;
 pub(super) mod server;
 pub(super) mod service;
+
+use spine_core::{CheckId, InstanceId};
+
+/// The cluster itself is registered by the cluster, on each server's node: no agent shows it or lets go of it.
+fn is_clusters_service(id: &InstanceId) -> bool {
+    id.as_str() == "consul"
+}
+
+/// That a node is alive is the cluster's to say, not its agent's.
+fn is_clusters_check(id: &CheckId) -> bool {
+    id.as_str() == "serfHealth"
+}

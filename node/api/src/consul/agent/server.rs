@@ -142,7 +142,6 @@ pub(crate) async fn members(call: Call) -> Handled {
 }
 
 /// The release.
-#[expect(clippy::unused_async, reason = "handlers are")]
 pub(crate) async fn version(call: Call) -> Handled {
     let wire = json!({
         "SHA": "",

@@ -9,6 +9,7 @@ use spine_core::{
 };
 use tokio::time::Instant;
 
+use super::is_clusters_service;
 use crate::{
     consul::{
         body::{self, ServiceBody},
@@ -62,6 +63,9 @@ pub(crate) async fn deregister(call: Call) -> Handled {
         target: Target::Instance(id.clone()),
         scope: Scope::Servers,
     };
+    if is_clusters_service(&id) {
+        return Err(Failure::UnknownServiceId(id.to_string()));
+    }
     match call.propose(Command::Deregister(deregister)).await? {
         Outcome::Deregistered { found: false } => Err(Failure::UnknownServiceId(id.to_string())),
         _ => Ok(Reply::empty(StatusCode::OK)),
@@ -78,10 +82,9 @@ pub(crate) async fn all(call: Call) -> Handled {
     .ask(&state)
     .value;
     let instances: Vec<Arc<Instance>> = found.map(|node| node.instances).unwrap_or_default();
-    // The cluster itself is registered by the cluster, not through an agent.
     let registered_here = instances
         .iter()
-        .filter(|instance| instance.service.id.as_str() != "consul");
+        .filter(|instance| !is_clusters_service(&instance.service.id));
     let services = registered_here
         .map(|instance| {
             (

@@ -17,7 +17,7 @@ pub(super) fn holds(expr: &Expr, element: &Value) -> bool {
 /// Follows the path; where it crosses a list, one element for which the comparison holds is enough.
 fn compare(comparison: &Match, path: &[String], value: &Value) -> bool {
     match (path.split_first(), value) {
-        (None, value) => test(&comparison.test, value) != comparison.negated,
+        (None, value) => answers(&comparison.test, value) != comparison.negated,
         (Some(_), Value::Array(elements)) => {
             elements.iter().any(|element| compare(comparison, path, element))
         }
@@ -38,8 +38,9 @@ fn absent(comparison: &Match) -> bool {
     holds != comparison.negated
 }
 
-fn test(test: &Test, value: &Value) -> bool {
-    match test {
+/// Whether a value is what the test asks for.
+fn answers(question: &Test, value: &Value) -> bool {
+    match question {
         Test::Equal(Scalar::Text(text)) => value.as_str() == Some(text),
         Test::Equal(Scalar::Number(number)) => value.as_i64() == Some(*number),
         Test::Equal(Scalar::Bool(bool)) => value.as_bool() == Some(*bool),
