@@ -2,81 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod support;
+
 use std::{path::Path, sync::Arc, time::Duration};
 
-use spine_api::{AdminCommand, AdminOutcome, Consistency, Context, Error, Read, Registry};
-use spine_core::{
-    Applied, Command, Dialect, GetKey, Guard, LeaseGrant, LeaseId, Members, NodeName, Outcome, Put, Query,
-    Renewal, Renewed, Repeat, Ttl,
-};
+use spine_api::{AdminCommand, AdminOutcome, Consistency, Context, Error, Read};
+use spine_core::{Command, GetKey, LeaseGrant, LeaseId, Members, NodeName, Query, Renewal, Renewed, Ttl};
 use spine_node::{
-    Node, NodeSettings, World,
-    metrics_sink::Uncounted,
     raft::bootstrap::StartError,
     storage::{
         log::{LogHooks, LogStore},
-        segment::{LogOptions, LogPlace},
+        segment::LogPlace,
     },
     world::files::{Files, OsFiles},
 };
-
-fn settings(directory: &Path) -> NodeSettings {
-    let mut settings = NodeSettings::new(NodeName::parse("n1").unwrap(), directory.to_owned());
-    // Small segments: zeroing large ones would be most of a test's time.
-    settings.log = LogOptions {
-        segment_bytes: 4 << 20,
-        spares: 1,
-        ..LogOptions::default()
-    };
-    settings
-}
-
-async fn try_start(directory: &Path) -> Result<Node, StartError> {
-    Node::start(settings(directory), World::real(), Arc::new(Uncounted)).await
-}
-
-async fn start(directory: &Path) -> Node {
-    let node = try_start(directory).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(10), node.ready())
-        .await
-        .expect("ready in time")
-        .unwrap();
-    node
-}
-
-fn cx() -> Context {
-    Context::new(Dialect::Internal)
-}
-
-fn put(key: &str, value: impl Into<Vec<u8>>) -> Command {
-    Command::Put(Put {
-        key: key.to_owned().into(),
-        value: value.into().into(),
-        flags: 0,
-        lease: None,
-        guard: Guard::Always,
-        repeat: Repeat::Skip,
-    })
-}
-
-async fn write(registry: &dyn Registry, key: &str, value: impl Into<Vec<u8>>) -> Applied {
-    let applied = registry.propose(&cx(), put(key, value)).await.unwrap();
-    assert!(
-        matches!(applied.result, Ok(Outcome::Put { written: true, .. })),
-        "{applied:?}"
-    );
-    applied
-}
-
-async fn read(registry: &dyn Registry, key: &str) -> Option<String> {
-    let answer = registry
-        .read(&cx(), &GetKey(key.to_owned().into()), None)
-        .await
-        .unwrap();
-    answer
-        .value
-        .map(|row| String::from_utf8(row.value.to_vec()).unwrap())
-}
+use support::{cx, put, read, settings, start, try_start, write};
 
 /// Up to where the log of a node that doesn't run is gone.
 fn log_purged(directory: &Path) -> Option<u64> {
