@@ -34,7 +34,7 @@ pub mod defaults {
     pub const DEV_SERVICE_TTL: Duration = Duration::from_secs(30);
     /// Connections at once on each port. A blocking query holds one; each costs about 20 KiB.
     pub const CONNECTIONS_MAX: usize = 16_384;
-    /// Seconds that requests in flight get to be answered at the end; systemd kills after 90.
+    /// Time that requests in flight get to be answered at the end; systemd kills after 90.
     pub const DRAIN: Duration = Duration::from_secs(10);
 }
 
@@ -74,6 +74,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Time that requests in flight get at the end.
     pub drain: Duration,
+    /// The shape of the log.
+    pub log_format: LogFormat,
 }
 
 /// A place to listen, and the address that others are told.
@@ -177,6 +179,7 @@ impl Config {
                 defaults::CONNECTIONS_MAX,
             )?,
             drain: defaults::DRAIN,
+            log_format: said.log_format.unwrap_or_default(),
             name,
         };
         Ok(config)

@@ -3,6 +3,7 @@
 //! The outside (clock, network, files, randomness, engine) comes in through [`world`], so that a simulator can hand
 //! over another one and run the same code. [`Node::start`] puts it all together.
 
+pub mod ca;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]
@@ -13,6 +14,8 @@ pub mod node;
 pub mod probe;
 pub mod raft;
 pub mod registry;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod storage;
 #[cfg(feature = "server")]
 pub mod telemetry;

@@ -1,0 +1,295 @@
+//! A server: a node with ways in.
+//!
+//! [`Server::start`] binds every port before anything else, so that a port in use is said at once and nothing has been
+//! touched; then it starts the node, waits until it serves, sees that the cluster has a CA root, begins to probe, and
+//! only then answers. [`Server::stop`] goes the other way: nothing new comes in, what is on its way is answered, who waits
+//! for a change is told that the server ends, the node writes its checkpoint.
+
+mod ops;
+mod port;
+pub mod systemd;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::Router;
+use spine_api::{Registry, consul, native, ui};
+use tokio::sync::watch;
+
+use self::{
+    ops::Ops,
+    port::{Port, Protocol},
+};
+use crate::{
+    Node, NodeSettings, World,
+    ca::{self, CaError, SealKey, SealKeyError},
+    config::{Config, Endpoint, HostPort},
+    probe::{Guard, NetProber, Probes},
+    raft::bootstrap::StartError,
+    telemetry::{count::Count, metrics::Metrics},
+    world::net::Listener,
+};
+
+/// While the node is not ready, it is said why so often.
+const WAITING_SAID_EVERY: Duration = Duration::from_secs(5);
+
+/// Why a server does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A port is taken.
+    #[error("{option}: {address} is in use by another process; stop that one, or choose another address")]
+    InUse {
+        /// The option that names the address.
+        option: &'static str,
+        /// The address.
+        address: HostPort,
+    },
+    /// An address can't be listened on.
+    #[error("{option}: can't listen on {address}: {source}")]
+    Listen {
+        /// The option that names the address.
+        option: &'static str,
+        /// The address.
+        address: HostPort,
+        /// Why.
+        source: io::Error,
+    },
+    /// The data of a `dev` server has no place.
+    #[error("can't make a temporary directory: {0}")]
+    Temporary(io::Error),
+    /// The seal key is not usable.
+    #[error(transparent)]
+    SealKey(#[from] SealKeyError),
+    /// The node does not start.
+    #[error(transparent)]
+    Node(#[from] StartError),
+    /// The CA has no root.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The node can't go on.
+    #[error("the node can't go on: {0}")]
+    Fatal(Arc<str>),
+}
+
+/// A running server.
+pub struct Server {
+    node: Node,
+    probes: Probes,
+    ports: Vec<port::Serving>,
+    stopping: watch::Sender<bool>,
+    places: Places,
+    drain: Duration,
+    /// Removed when the server has ended.
+    temporary: Option<tempfile::TempDir>,
+}
+
+/// Where a server is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Consul's API, the UI, metrics.
+    pub http: Option<SocketAddr>,
+    /// The native API.
+    pub grpc: Option<SocketAddr>,
+    /// Its data.
+    pub data_dir: PathBuf,
+}
+
+impl Server {
+    /// Starts a server; it answers when this returns.
+    ///
+    /// # Errors
+    /// Why it can't.
+    pub async fn start(config: Config, world: World) -> Result<Self, ServeError> {
+        let seal = config.ca_seal_key.as_deref().map(SealKey::read).transpose()?;
+        let http = bind(&world, "--http-addr", config.http.as_ref()).await?;
+        let grpc = bind(&world, "--grpc-addr", config.grpc.as_ref()).await?;
+        let (data_dir, temporary) = data_dir(&config)?;
+        let places = Places { http: address(http.as_ref()), grpc: address(grpc.as_ref()), data_dir };
+        let metrics = Arc::new(Metrics::new(world.clock.clone()));
+        let node = Node::start(settings(&config, &places), world.clone(), metrics.clone()).await?;
+        let registry = node.registry();
+        ready(&node, &*registry).await?;
+        ca::ensure_root(&*registry, &world, seal.as_ref()).await?;
+
+        let own_ports = [places.http, places.grpc].into_iter().flatten().map(|address| address.port());
+        let prober = NetProber::new(world.net.clone(), Guard::new(config.probe_allow.clone(), own_ports));
+        let probes = Probes::start(registry.clone(), Arc::new(prober), world.rng.clone(), metrics.clone());
+
+        let (stopping, stop) = watch::channel(false);
+        let ops = Ops { registry: registry.clone(), metrics: metrics.clone(), clock: world.clock.clone() };
+        let ways_in = [
+            http.map(|listener| ("http", listener, Protocol::Http1, http_router(&config, &ops))),
+            grpc.map(|listener| ("grpc", listener, Protocol::Http2, grpc_router(&config, &ops))),
+        ];
+        let ports = ways_in.into_iter().flatten().map(|(name, listener, protocol, router)| {
+            let connections_max = config.connections_max;
+            let port = Port { name, listener, protocol, router, connections_max, metrics: metrics.clone() };
+            port.serve(stop.clone())
+        });
+        Ok(Self { ports: ports.collect(), node, probes, stopping, places, drain: config.drain, temporary })
+    }
+
+    /// Where it is found.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// The way in.
+    pub fn registry(&self) -> Arc<dyn Registry> {
+        self.node.registry()
+    }
+
+    /// Waits until the node can't go on, and says why.
+    pub async fn fatal(&self) -> ServeError {
+        ServeError::Fatal(self.node.fatal().await)
+    }
+
+    /// Ends in order: takes no more connections, answers what came in, tells those who wait for a change, writes a
+    /// checkpoint.
+    ///
+    /// # Errors
+    /// The log could not be closed in order; what was acknowledged is durable all the same.
+    pub async fn stop(self) -> Result<(), ServeError> {
+        self.stopping.send_replace(true);
+        // Parked queries would hold their connections until their time is up.
+        self.node.registry().hub().close();
+        let drained = async {
+            for port in self.ports {
+                port.drained().await;
+            }
+        };
+        if tokio::time::timeout(self.drain, drained).await.is_err() {
+            tracing::warn!(within = ?self.drain, "not all connections ended in time");
+        }
+        self.probes.ended().await;
+        self.node.stop().await?;
+        if let Some(temporary) = self.temporary {
+            temporary.close().map_err(ServeError::Temporary)?;
+        }
+        Ok(())
+    }
+}
+
+async fn bind(
+    world: &World,
+    option: &'static str,
+    endpoint: Option<&Endpoint>,
+) -> Result<Option<Arc<dyn Listener>>, ServeError> {
+    let Some(Endpoint { bind, .. }) = endpoint else { return Ok(None) };
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => ServeError::InUse { option, address: bind.clone() },
+        _ => ServeError::Listen { option, address: bind.clone(), source },
+    };
+    let found = tokio::net::lookup_host((bind.host.as_str(), bind.port)).await.map_err(failed)?;
+    // "localhost" is two addresses; the first is where it is looked for, and IPv4 is what every client tries.
+    let found: Vec<_> = found.collect();
+    let address = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    let address = address.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+    world.net.listen(*address).await.map(Some).map_err(failed)
+}
+
+fn address(listener: Option<&Arc<dyn Listener>>) -> Option<SocketAddr> {
+    listener.and_then(|listener| listener.address().ok())
+}
+
+fn data_dir(config: &Config) -> Result<(PathBuf, Option<tempfile::TempDir>), ServeError> {
+    if let Some(data_dir) = &config.data_dir {
+        return Ok((data_dir.clone(), None));
+    }
+    let temporary = tempfile::Builder::new().prefix("spine-dev-").tempdir().map_err(ServeError::Temporary)?;
+    Ok((temporary.path().to_owned(), Some(temporary)))
+}
+
+fn settings(config: &Config, places: &Places) -> NodeSettings {
+    let told = |endpoint: Option<&Endpoint>, bound: Option<SocketAddr>| match (endpoint, bound) {
+        (Some(endpoint), Some(bound)) => {
+            Some(endpoint.advertise.clone().unwrap_or_else(|| HostPort::new(reachable(bound), bound.port())))
+        }
+        (_, _) => None,
+    };
+    let http = told(config.http.as_ref(), places.http);
+    let grpc = told(config.grpc.as_ref(), places.grpc);
+    let text = |address: Option<&HostPort>| address.map(ToString::to_string).unwrap_or_default().into();
+    let host = http.as_ref().or(grpc.as_ref()).map_or("127.0.0.1", |address| &address.host);
+    NodeSettings {
+        datacenter: config.datacenter.as_str().into(),
+        host: host.into(),
+        http_address: text(http.as_ref()),
+        grpc_address: text(grpc.as_ref()),
+        peer_address: text(config.peer.as_ref()),
+        ..NodeSettings::new(config.name.clone(), places.data_dir.clone())
+    }
+}
+
+/// The address at which others reach what is bound to `bound`: if that is every address of the machine, the one that it
+/// would send from.
+fn reachable(bound: SocketAddr) -> String {
+    let ip = bound.ip();
+    if !ip.is_unspecified() {
+        return ip.to_string();
+    }
+    outward(ip).unwrap_or(Ipv4Addr::LOCALHOST.into()).to_string()
+}
+
+/// The address that this machine sends from. Nothing is sent: a datagram socket that is connected knows its own end.
+#[expect(clippy::disallowed_methods, reason = "asks the machine about its addresses")]
+fn outward(any: IpAddr) -> Option<IpAddr> {
+    let somewhere: IpAddr = match any {
+        // Addresses for documentation, routed like any other.
+        IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((somewhere, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// Waits until the node serves, saying now and then what it waits for.
+async fn ready(node: &Node, registry: &dyn Registry) -> Result<(), ServeError> {
+    let mut ready = std::pin::pin!(node.ready());
+    loop {
+        tokio::select! {
+            ended = &mut ready => return ended.map_err(ServeError::Fatal),
+            () = tokio::time::sleep(WAITING_SAID_EVERY) => {
+                let status = registry.status();
+                tracing::info!(
+                    role = ?status.role, term = status.term, applied = status.applied, committed = status.committed,
+                    "not ready yet: {}", ops::missing(&status)
+                );
+            }
+        }
+    }
+}
+
+fn http_router(config: &Config, ops: &Ops) -> Router {
+    let settings = consul::Settings {
+        datacenter: config.datacenter.as_str().into(),
+        node: config.name.clone(),
+        default_service_ttl: config.default_service_ttl,
+        version: env!("CARGO_PKG_VERSION").into(),
+        host: Arc::new(ops.clone()),
+    };
+    let dialects = ui::router(ops.registry.clone()).merge(consul::router(ops.registry.clone(), settings));
+    ops.router().merge(dialects).layer(Count::new(ops.metrics.clone(), http_dialect))
+}
+
+fn http_dialect(path: &str) -> &'static str {
+    match path.trim_start_matches('/').split('/').next() {
+        Some("ui") => "ui",
+        Some("metrics" | "livez" | "readyz") => "ops",
+        _ => "consul",
+    }
+}
+
+fn grpc_router(config: &Config, ops: &Ops) -> Router {
+    let settings =
+        native::Settings { default_service_ttl: config.default_service_ttl, ..native::Settings::default() };
+    let services = native::services(ops.registry.clone(), settings);
+    services.into_axum_router().layer(Count::new(ops.metrics.clone(), |_| "native"))
+}

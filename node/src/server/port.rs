@@ -1,0 +1,169 @@
+//! A port: takes connections and hands their requests to a router, within bounds.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, extract::ConnectInfo, response::Response};
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+use tonic::transport::server::TcpConnectInfo;
+use tower::Service;
+
+use crate::{
+    telemetry::metrics::{Metrics, OpenConnection},
+    world::net::{Listener, Stream},
+};
+
+/// A client gets so long to send the head of a request, the first and each further one of a connection. Consul's Go
+/// client keeps idle connections for 90 s and should be the one that closes them.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(120);
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Header lines of a request.
+const HEADERS_MAX: usize = 100;
+/// Calls at once on one gRPC connection.
+const STREAMS_MAX: u32 = 1_000;
+/// A quiet gRPC connection is asked for a sign of life this often, and closed without one.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// After a failed accept, which mostly means that no file descriptors are left.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// What a port speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 without TLS, as gRPC speaks it.
+    Http2,
+}
+
+/// A port, bound and not yet answering.
+pub(super) struct Port {
+    pub(super) name: &'static str,
+    pub(super) listener: Arc<dyn Listener>,
+    pub(super) protocol: Protocol,
+    pub(super) router: Router,
+    pub(super) connections_max: usize,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// A port that answers.
+pub(super) struct Serving(JoinHandle<()>);
+
+impl Serving {
+    /// Waits until all its connections have ended, which they do after it was told to stop.
+    pub(super) async fn drained(mut self) {
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // Ends its connections too: they are tasks of this one.
+        self.0.abort();
+    }
+}
+
+impl Port {
+    /// Answers until told to stop.
+    pub(super) fn serve(self, stop: watch::Receiver<bool>) -> Serving {
+        Serving(tokio::spawn(self.run(stop)))
+    }
+
+    async fn run(self, mut stop: watch::Receiver<bool>) {
+        let server = Arc::new(self.server());
+        let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
+        loop {
+            let (stream, peer) = tokio::select! {
+                biased;
+                () = told(&mut stop) => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = self.accept() => accepted,
+            };
+            if connections.len() >= self.connections_max {
+                // Closed at once, so that a client knows, and one that goes away makes room.
+                self.metrics.connection_refused(self.name);
+                continue;
+            }
+            let open = self.metrics.connection(self.name);
+            let watcher = graceful.watcher();
+            connections.spawn(connection(server.clone(), self.router.clone(), stream, peer, watcher, open));
+        }
+        // Nobody is let in any more, and each connection ends when its requests are answered.
+        drop(self.listener);
+        graceful.shutdown().await;
+    }
+
+    async fn accept(&self) -> (Box<dyn Stream>, SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) => tracing::warn!(port = self.name, %error, "can't take a connection"),
+            }
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+        }
+    }
+
+    fn server(&self) -> auto::Builder<TokioExecutor> {
+        let mut server = auto::Builder::new(TokioExecutor::new());
+        server
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIME_MAX)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX);
+        server
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEAD_BYTES_MAX as u32)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_ANSWER_WITHIN);
+        match self.protocol {
+            Protocol::Http1 => server.http1_only(),
+            Protocol::Http2 => server.http2_only(),
+        }
+    }
+}
+
+/// Waits to be told to stop; whoever could tell being gone is telling.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn connection(
+    server: Arc<auto::Builder<TokioExecutor>>,
+    router: Router,
+    stream: Box<dyn Stream>,
+    peer: SocketAddr,
+    watcher: hyper_util::server::graceful::Watcher,
+    _open: OpenConnection,
+) {
+    let service = service_fn(move |request| answer(router.clone(), request, peer));
+    let connection = server.serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection).await {
+        // Clients go away in the middle of things; that is theirs to know.
+        tracing::debug!(%peer, error = &*error, "a connection ended");
+    }
+}
+
+async fn answer(
+    mut router: Router,
+    mut request: Request<Incoming>,
+    peer: SocketAddr,
+) -> Result<Response, Infallible> {
+    // Each dialect looks for its peer in its own way.
+    request.extensions_mut().insert(ConnectInfo(peer));
+    request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr: Some(peer) });
+    // A router is always ready.
+    router.call(request.map(Body::new)).await
+}
