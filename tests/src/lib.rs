@@ -10,5 +10,6 @@ pub mod disk;
 pub mod http;
 pub mod namespace;
 pub mod spine_process;
+pub mod sys;
 pub mod tutorial;
 pub mod wait;
