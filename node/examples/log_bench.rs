@@ -3,7 +3,12 @@
 //! Entries of 300 bytes, 64 to a flush: 64 are submitted, and the next 64 when all are acknowledged. Then as many as
 //! the queue takes. Prints entries a second, and how long a flush took.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods)]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
 
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -148,7 +153,7 @@ fn submit_and_wait(log: &SegmentLog, first: u64, count: u64, rounds: u64) -> u64
 }
 
 fn purge(log: &SegmentLog, next: u64) {
-    if next > 2 * ENTRIES_KEPT && next % 1024 == 0 {
+    if next > 2 * ENTRIES_KEPT && next.is_multiple_of(1024) {
         let up_to = Position {
             term: 1,
             leader: 1,

@@ -200,25 +200,35 @@ impl Node {
             1 + self.rng.below(4)
         };
         let first = self.now.last.map_or(0, |last| last.index + 1);
-        let entries: Vec<LogEntry> = (first..first + count)
+        let entries = (first..first + count)
             .map(|index| {
                 let length = if self.rng.one_in(40) {
                     12_000
                 } else {
                     self.rng.below(700)
                 };
-                let mut payload = self.rng.next_u64().to_le_bytes().to_vec();
-                payload.resize(8 + usize::try_from(length).unwrap(), b'x');
-                LogEntry {
-                    position: Position {
-                        term: self.term,
-                        leader: self.term % 3,
-                        index,
-                    },
-                    payload: Bytes::from(payload),
-                }
+                self.entry(index, length)
             })
             .collect();
+        self.submit_entries(entries);
+    }
+
+    /// An entry like no other, of `length` bytes and 8.
+    fn entry(&mut self, index: u64, length: u64) -> LogEntry {
+        let mut payload = self.rng.next_u64().to_le_bytes().to_vec();
+        payload.resize(8 + usize::try_from(length).unwrap(), b'x');
+        let position = Position {
+            term: self.term,
+            leader: self.term % 3,
+            index,
+        };
+        LogEntry {
+            position,
+            payload: Bytes::from(payload),
+        }
+    }
+
+    fn submit_entries(&mut self, entries: Vec<LogEntry>) {
         let changes = entries.iter().cloned().map(Change::Entry).collect();
         self.submit(Write::Append(entries), changes);
     }
@@ -339,7 +349,7 @@ fn run(seed: u64, faults: Faults, stops: &[Stop]) -> Result<(), String> {
     let mut before: Option<Node> = None;
     for stop in stops {
         disk.set_faults(faults);
-        let steps = match stop {
+        let count = match stop {
             Stop::Power(operation) => {
                 disk.crash_at(*operation);
                 1_000_000
@@ -352,7 +362,7 @@ fn run(seed: u64, faults: Faults, stops: &[Stop]) -> Result<(), String> {
             if let Some(before) = &before {
                 before.check(&node)?;
             }
-            for _ in 0..steps {
+            for _ in 0..count {
                 if disk.is_off() {
                     break;
                 }
@@ -426,6 +436,36 @@ fn many_power_cuts_and_kills_in_a_row_lose_nothing_acknowledged() {
     }
 }
 
+/// Groups of one size that are torn one after the other at one place: what is left of the first must not pass for a
+/// part of the second, though all of its records stand where the second's would.
+#[test]
+fn remains_of_a_torn_group_never_complete_another() {
+    // A record of half a block, so that records stand at the same places although each start writes a block before.
+    const LENGTH: u64 = 2048 - 36 - 8;
+    for seed in 0..2000 {
+        let mut rng = Rng::new(seed);
+        let mut disk = SimDisk::new();
+        let mut before = Node::start(&disk, &rng).unwrap().unwrap();
+        for _ in 0..4 {
+            before.term += 1;
+            let entries = (0..4).map(|index| before.entry(index, LENGTH)).collect();
+            before.submit_entries(entries);
+            assert!(before.driver.write().unwrap());
+            disk.cut_power();
+            disk = disk.after_crash(&mut rng);
+            rng.next_u64();
+            let node = Node::start(&disk, &rng).unwrap().unwrap();
+            before
+                .check(&node)
+                .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+            before = node;
+            if before.now.last.is_some() {
+                break;
+            }
+        }
+    }
+}
+
 /// The same test sees a disk that doesn't flush: a test that can't fail proves nothing.
 #[test]
 fn without_flushes_the_test_reports_loss() {
@@ -482,6 +522,7 @@ fn a_full_disk_ends_the_log_without_losing_what_it_has() {
     for _ in 0..500 {
         node.act();
     }
+    node.rest();
     disk.set_faults(Faults {
         full: true,
         ..Faults::default()
@@ -506,7 +547,7 @@ fn damage_to_what_was_durable_is_refused() {
         }
         node.driver.finish().unwrap();
         let names = spine_node::world::files::Files::list(&disk, Path::new(DIR)).unwrap();
-        let segments: Vec<&String> = names.iter().filter(|name| name.ends_with(".log")).collect();
+        let segments: Vec<&String> = names.iter().filter(|name| name.contains(".log")).collect();
         for _ in 0..40 {
             let segment = segments[usize::try_from(rng.below(segments.len() as u64)).unwrap()];
             let path = Path::new(DIR).join(segment);

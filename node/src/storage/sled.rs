@@ -9,8 +9,13 @@
 //! In the directory: `N/` is generation `N`, `current` names the generations that count and where in the log each
 //! stands, `read-N/` is a copy being read and worth nothing.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "sled works on the real disk alone; the simulator has memory.rs"
+)]
+
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -142,20 +147,20 @@ impl SledEngine {
     fn remove_unfinished(&self) -> Result<(), CheckpointError> {
         for name in self.subdirectories()? {
             if name.starts_with("read-") {
-                self.remove(&self.dir.join(name))?;
+                Self::remove(&self.dir.join(name))?;
             }
         }
         // Without a readable `current` each generation may be the one that is needed.
         let Some(kept) = self.kept()? else { return Ok(()) };
         for generation in self.on_disk()? {
             if !kept.iter().any(|kept| kept.generation == generation) {
-                self.remove(&self.generation_dir(generation))?;
+                Self::remove(&self.generation_dir(generation))?;
             }
         }
         Ok(())
     }
 
-    fn remove(&self, dir: &Path) -> Result<(), CheckpointError> {
+    fn remove(dir: &Path) -> Result<(), CheckpointError> {
         fs::remove_dir_all(dir).map_err(CheckpointError::io("remove an old checkpoint"))
     }
 
@@ -214,12 +219,12 @@ impl SledEngine {
     fn load(&self, generation: Generation, verify: &mut Verifier<'_>) -> Result<Header, CheckpointError> {
         let copy = self.dir.join(format!("read-{:016x}", generation.0));
         if copy.exists() {
-            self.remove(&copy)?;
+            Self::remove(&copy)?;
         }
         copy_tree(&self.generation_dir(generation), &copy)
             .map_err(CheckpointError::io("copy a checkpoint to read it"))?;
         let outcome = read_back(&copy, generation, verify);
-        self.remove(&copy)?;
+        Self::remove(&copy)?;
         outcome
     }
 
@@ -255,7 +260,7 @@ impl Engine for SledEngine {
             .and_then(|()| self.load(generation, verify))
         {
             // The generation doesn't count; what can't be removed now is removed at the next open.
-            let _ = self.remove(&dir);
+            let _ = Self::remove(&dir);
             return Err(error);
         }
         let before = kept.iter().find(|kept| !bad.contains(&kept.generation)).copied();
@@ -479,7 +484,7 @@ fn encode_current(kept: &[Kept]) -> String {
         log_index,
     } in kept
     {
-        text += &format!("{} {log_index}\n", generation.0);
+        let _ = writeln!(text, "{} {log_index}", generation.0);
     }
     let checksum = crc32c::crc32c(text.as_bytes());
     text + &format!("crc {checksum:08x}\n")
@@ -533,9 +538,9 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            sync_tree(&entry.path())?
+            sync_tree(&entry.path())?;
         } else {
-            sync(&entry.path())?
+            sync(&entry.path())?;
         }
     }
     sync(dir)

@@ -5,6 +5,8 @@
 //! [`File::sync_data`] returned, a new or changed name only after [`Files::sync_dir`] returned, and whatever was not
 //! flushed may be lost, torn into sectors and reordered by a power cut. [`OsFiles`] is the real disk.
 
+#![expect(clippy::disallowed_methods, reason = "this is the seam to the real disk")]
+
 use std::fmt::Debug;
 use std::fs;
 use std::io;

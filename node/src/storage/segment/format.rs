@@ -427,6 +427,7 @@ fn put_optional_position(out: &mut impl BufMut, position: Option<Position>) {
     );
 }
 
+#[expect(clippy::option_option, reason = "the outer one is for bytes that are missing")]
 fn get_optional_position(input: &mut &[u8]) -> Option<Option<Position>> {
     let there = input.try_get_u8().ok()? == 1;
     let position = get_position(input)?;

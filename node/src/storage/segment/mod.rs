@@ -253,6 +253,10 @@ impl Opened {
     pub fn start(self) -> Result<SegmentLog, LogError> {
         let spares = Arc::clone(&self.ground.spares);
         let (log, driver) = self.assemble(None)?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the log owns these two threads and joins them in close()"
+        )]
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
             thread::Builder::new()
                 .name(name.to_owned())
