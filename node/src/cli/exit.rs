@@ -2,7 +2,7 @@
 
 use std::{io, process::ExitCode};
 
-use spine_client::{Error, Refusal};
+use spine_client::Error;
 
 /// The exit codes, as scripts may rely on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,6 @@ impl Failure {
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Client(error) => match error {
-                Error::Refused(Refusal { not_found: true, .. }) => Exit::NotFound,
                 Error::Refused(_) | Error::Compacted { .. } => Exit::Refused,
                 Error::Unknown(_) => Exit::Unknown,
                 Error::NoLeader | Error::Deadline(_) => Exit::NoQuorum,

@@ -9,8 +9,6 @@ mod members;
 mod print;
 mod rows;
 mod service;
-#[cfg(test)]
-mod tests;
 mod watch;
 
 use std::{

@@ -114,7 +114,8 @@ impl Row for KeyName {
 pub(super) struct MemberRow {
     name: String,
     id: u64,
-    leader: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader: Option<bool>,
     grpc_address: String,
     http_address: String,
     peer_address: String,
@@ -135,11 +136,21 @@ impl From<v1::Member> for MemberRow {
         Self {
             name,
             id,
-            leader,
+            leader: Some(leader),
             grpc_address,
             http_address,
             peer_address,
             version,
+        }
+    }
+}
+
+impl MemberRow {
+    /// The row of an event, which doesn't tell who leads.
+    pub(super) fn of_event(member: v1::Member) -> Self {
+        Self {
+            leader: None,
+            ..member.into()
         }
     }
 }
@@ -150,7 +161,7 @@ impl Row for MemberRow {
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.clone(),
-            if self.leader { "yes" } else { "no" }.to_owned(),
+            if self.leader == Some(true) { "yes" } else { "no" }.to_owned(),
             self.grpc_address.clone(),
             self.http_address.clone(),
             self.peer_address.clone(),

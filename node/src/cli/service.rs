@@ -312,7 +312,7 @@ async fn resolve(
     match (targets.len(), registered) {
         (0, 0) => Err(unregistered(&service)),
         (0, registered) => Err(Failure::Other(format!(
-            "none of {registered} instances of {service:?} passes; see spine service list {service}"
+            "no instance of {service:?} passes, {registered} registered; see spine service list {service}"
         ))),
         _ => {
             let rows: Vec<_> = targets.into_iter().map(TargetRow::from).collect();

@@ -182,7 +182,7 @@ impl From<Change> for What {
             },
             Change::Member(change) => Self::Member {
                 name: change.name,
-                after: After::of(change.after),
+                after: After::of(change.after.map(MemberRow::of_event)),
             },
             Change::Lease(change) => Self::Lease {
                 id: hex::encode(&change.id),

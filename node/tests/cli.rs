@@ -1,0 +1,240 @@
+//! Golden scripts of the command line: what is typed goes in; what is printed, complaints and the exit code come out.
+//!
+//! Each script begins with a registry in memory that has one server, `n1`, behind the native API on a port of its own.
+//! `UPDATE_GOLDENFILES=1` writes the output anew; then read it.
+#![cfg(feature = "server")]
+
+use std::{
+    error::Error,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::{CommandFactory, Parser};
+use goldenscript::{Argument, Command, Context, Runner};
+use spine_api::{
+    Context as Call, Registry,
+    local::Local,
+    native::{Settings, services},
+};
+use spine_core::{Command as Change, Dialect, Member, NodeName, Ttl};
+use spine_node::cli::{self, ClientCommand, Exit, Streams};
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    task::{AbortHandle, JoinHandle},
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+#[test]
+fn scripts_say_what_is_printed() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts/cli");
+    let entries = std::fs::read_dir(dir).expect("a directory of scripts");
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    found.sort();
+    assert!(!found.is_empty(), "no scripts");
+    for path in found {
+        println!("{}", path.display());
+        goldenscript::run(&mut Script::default(), &path).expect("the script runs");
+    }
+}
+
+#[test]
+fn a_script_with_another_output_fails() {
+    let output =
+        goldenscript::generate(&mut Script::default(), "spine 'kv put a 1'\n---\nwrong\n").expect("it runs");
+    assert!(
+        output.contains("written at index 2") && !output.contains("wrong"),
+        "{output}"
+    );
+}
+
+#[test]
+fn every_command_is_well_formed_and_completes() {
+    Program::command().debug_assert();
+    for shell in ["bash", "zsh", "fish"] {
+        let (exit, out, _) = Script::default().spine(vec!["completion".into(), shell.into()]);
+        assert_eq!(exit, Exit::Ok);
+        assert!(out.contains("register") && out.contains("spine"), "{shell}");
+    }
+}
+
+/// The binary's command line, without those commands that are a server.
+#[derive(Debug, Parser)]
+#[command(name = "spine")]
+struct Program {
+    #[command(subcommand)]
+    command: ClientCommand,
+}
+
+/// A command that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Script {
+    runtime: Runtime,
+    registry: Arc<Local>,
+    address: String,
+    server: AbortHandle,
+    input: Vec<u8>,
+    terminal: bool,
+    /// A command that goes on while others run.
+    background: Option<JoinHandle<(Exit, String, String)>>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let registry = Arc::new(Local::new(NodeName::parse("n1").expect("a name")));
+        let up = Change::MemberUp(Member {
+            name: NodeName::parse("n1").expect("a name"),
+            id: 1,
+            node_uuid: "".into(),
+            host: "10.0.0.1".into(),
+            peer_address: "10.0.0.1:8300".into(),
+            http_address: "10.0.0.1:8500".into(),
+            grpc_address: "10.0.0.1:8502".into(),
+            version: "0.1.0".into(),
+            rules: 1,
+        });
+        let (address, server) = runtime.block_on(async {
+            registry
+                .propose(&Call::new(Dialect::Internal), up)
+                .await
+                .expect("applied");
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address").to_string();
+            let routes = services(registry.clone(), Settings::default());
+            let serving = Server::builder()
+                .add_routes(routes)
+                .serve_with_incoming(TcpListenerStream::new(listener));
+            (address, tokio::spawn(serving).abort_handle())
+        });
+        Self {
+            runtime,
+            registry,
+            address,
+            server,
+            input: Vec::new(),
+            terminal: false,
+            background: None,
+        }
+    }
+}
+
+impl Runner for Script {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, _context: &Context) -> Result<String, Box<dyn Error>> {
+        let words = words(command);
+        match (command.name.as_str(), &words[..]) {
+            ("spine", _) => Ok(self.shown(self.spine(words.clone()))),
+            ("background", _) => {
+                self.background = Some(self.runtime.spawn(self.task(words.clone())));
+                Ok(String::new())
+            }
+            ("wait", []) => {
+                let background = self.background.take().ok_or("nothing runs in the background")?;
+                let ended = self.runtime.block_on(background)?;
+                Ok(self.shown(ended))
+            }
+            ("input", [text]) => {
+                self.input = text.clone().into_bytes();
+                Ok(String::new())
+            }
+            ("terminal", []) => {
+                self.terminal = true;
+                Ok(String::new())
+            }
+            ("pass", [seconds]) => {
+                self.registry.advance(Ttl::seconds(seconds.parse()?));
+                Ok(String::new())
+            }
+            ("leaderless", []) => {
+                self.registry.set_leaderless(true);
+                Ok(String::new())
+            }
+            ("stop", []) => {
+                self.server.abort();
+                let (runtime, address) = (&self.runtime, &self.address);
+                while runtime.block_on(tokio::net::TcpStream::connect(address)).is_ok() {
+                    std::thread::yield_now();
+                }
+                Ok(String::new())
+            }
+            (name, _) => Err(format!("no command {name}").into()),
+        }
+    }
+}
+
+/// The words of a command line: those of the first argument, and the others as they are.
+fn words(command: &Command) -> Vec<String> {
+    let mut values = command.args.iter().map(|argument| match argument {
+        Argument::Positional(value) => value.clone(),
+        other => other.to_string(),
+    });
+    let first = values.next().unwrap_or_default();
+    first
+        .split_whitespace()
+        .map(ToOwned::to_owned)
+        .chain(values)
+        .collect()
+}
+
+impl Script {
+    fn spine(&self, words: Vec<String>) -> (Exit, String, String) {
+        self.runtime.block_on(self.task(words))
+    }
+
+    /// Runs a command line against the server.
+    fn task(&self, words: Vec<String>) -> impl Future<Output = (Exit, String, String)> + use<> {
+        let (address, input, terminal) = (self.address.clone(), self.input.clone(), self.terminal);
+        async move {
+            let connects = words
+                .first()
+                .is_some_and(|word| !["version", "completion"].contains(&word.as_str()));
+            let at = connects && !words.iter().any(|word| word == "--addr");
+            let place = at
+                .then(|| vec!["--addr".to_owned(), address])
+                .into_iter()
+                .flatten();
+            let line = std::iter::once("spine".to_owned()).chain(words).chain(place);
+            let program = match Program::try_parse_from(line) {
+                Ok(program) => program,
+                Err(error) => return (Exit::Usage, String::new(), error.to_string()),
+            };
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let mut streams = Streams {
+                out: &mut out,
+                err: &mut err,
+                input: &mut &input[..],
+                terminal,
+            };
+            let running = cli::run(program.command, Program::command(), &mut streams);
+            let exit = tokio::time::timeout(PATIENCE, running)
+                .await
+                .expect("no command goes on for ever");
+            (
+                exit,
+                String::from_utf8_lossy(&out).into_owned(),
+                String::from_utf8_lossy(&err).into_owned(),
+            )
+        }
+    }
+
+    fn shown(&self, (exit, out, err): (Exit, String, String)) -> String {
+        let mut shown = out;
+        for line in err.lines().filter(|line| !line.is_empty()) {
+            if !shown.is_empty() && !shown.ends_with('\n') {
+                shown.push('\n');
+            }
+            let _ = write!(shown, "! {}", line.replace(&self.address, "ADDR"));
+        }
+        if exit != Exit::Ok {
+            let _ = write!(shown, "\nexit {} {exit:?}", exit as u8);
+        }
+        shown
+    }
+}
