@@ -1,7 +1,7 @@
-//! Installs what the tests of other languages need: by name, from the ordinary registries, into the target directory.
+//! Installs what the Python client's tests need: by name, from the ordinary registry, into the target directory.
 //!
-//! An installation is made once for each description (`requirements.txt`, `pyproject.toml`, `package.json`, `go.mod`):
-//! the description is kept beside it, and a changed one installs afresh.
+//! An installation is made once for each description: that is kept beside it, and a changed one installs afresh. The
+//! clients of others install themselves (`tests/src/compat.rs`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,57 +21,6 @@ pub(crate) fn python_package(environment: &Path, package: &Path) -> Result<PathB
         )
     })?;
     Ok(python)
-}
-
-/// Installs every client that has a folder in `clients`, each into the folder of the same name in `installed`.
-///
-/// What lies in a client's folder says how: `requirements.txt` makes a Python environment, `package.json` a
-/// `node_modules`, `go.mod` a binary `client`.
-pub(crate) fn clients(clients: &Path, installed: &Path) -> Result<(), String> {
-    let folders = fs::read_dir(clients).map_err(|error| format!("{}: {error}", clients.display()))?;
-    let mut folders: Vec<PathBuf> = folders.filter_map(Result::ok).map(|entry| entry.path()).collect();
-    folders.sort();
-    for folder in folders {
-        let Some(name) = folder.file_name() else { continue };
-        client(&folder, &installed.join(name))?;
-    }
-    Ok(())
-}
-
-fn client(folder: &Path, installed: &Path) -> Result<(), String> {
-    let requirements = folder.join("requirements.txt");
-    if requirements.is_file() {
-        once(installed, &requirements, || {
-            virtual_environment(installed)?;
-            must(
-                pip(&installed.join("bin/python"))
-                    .args(["install", "--quiet", "--requirement"])
-                    .arg(&requirements),
-            )
-        })?;
-    }
-    let package = folder.join("package.json");
-    if package.is_file() {
-        once(installed, &package, || {
-            copy_into(installed, [package.as_path(), &folder.join("package-lock.json")])?;
-            must(
-                Command::new("npm")
-                    .args(["install", "--no-audit", "--no-fund", "--silent"])
-                    .current_dir(installed),
-            )
-        })?;
-    }
-    if folder.join("go.mod").is_file() {
-        // Go keeps its own caches and builds only what changed.
-        must(
-            Command::new("go")
-                .args(["build", "-o"])
-                .arg(installed.join("client"))
-                .arg(".")
-                .current_dir(folder),
-        )?;
-    }
-    Ok(())
 }
 
 /// Runs `install` unless it went through before with the same description.
@@ -101,14 +50,6 @@ fn pip(python: &Path) -> Command {
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", "--disable-pip-version-check"]);
     pip
-}
-
-fn copy_into<const N: usize>(directory: &Path, files: [&Path; N]) -> Result<(), String> {
-    for file in files.into_iter().filter(|file| file.is_file()) {
-        let name = file.file_name().expect("a path that is a file has a name");
-        fs::copy(file, directory.join(name)).map_err(|error| format!("{}: {error}", file.display()))?;
-    }
-    Ok(())
 }
 
 /// Runs a program that has to succeed.

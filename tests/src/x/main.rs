@@ -7,7 +7,9 @@
 //! | `cargo x python` | the tests of `client/python` in an environment of their own |
 //! | `cargo x compat` | unmodified clients of others, and both tutorials, against the built binary |
 //! | `cargo x faults` | kills and power cuts (root: it mounts loop devices) |
+//! | `cargo x sim` | the proof that a simulation's seed repeats |
 //! | `cargo x ci` | all of it, and closes with the totals |
+//! | `cargo x bench [--quick]` | what a node costs, on the release build |
 //!
 //! A stage that lacks its privilege or a component fails and says which. Nothing here skips: an ignored or skipped test
 //! counts as a failure, so a green run means that everything named above has run.
@@ -63,6 +65,11 @@ const COMMANDS: &[Command] = &[
         stages: stages::faults,
     },
     Command {
+        name: "sim",
+        purpose: "the same seed repeats bit for bit",
+        stages: stages::sim,
+    },
+    Command {
         name: "ci",
         purpose: "all of the above",
         stages: stages::ci,
@@ -70,15 +77,18 @@ const COMMANDS: &[Command] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let name = arguments.next().unwrap_or_default();
-    let (Some(command), None) = (
-        COMMANDS.iter().find(|command| command.name == name),
-        arguments.next(),
-    ) else {
-        eprint!("{}", usage());
-        return ExitCode::from(2);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((name, rest)) = arguments.split_first() else {
+        return misused();
     };
+    let command = COMMANDS.iter().find(|command| command.name == name);
+    let is_known = match command {
+        Some(_) => rest.is_empty(),
+        None => name == "bench",
+    };
+    if !is_known {
+        return misused();
+    }
     let workspace = match Workspace::read() {
         Ok(workspace) => workspace,
         Err(error) => {
@@ -86,7 +96,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let tally = run::all((command.stages)(&workspace));
+    let stages = match command {
+        Some(command) => (command.stages)(&workspace),
+        None => stages::bench(&workspace, rest),
+    };
+    let tally = run::all(stages);
     println!("{tally}");
     if tally.is_green() {
         ExitCode::SUCCESS
@@ -95,9 +109,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn usage() -> String {
-    let rows = COMMANDS
-        .iter()
-        .map(|command| format!("  {:8} {}\n", command.name, command.purpose));
-    format!("usage: cargo x COMMAND\n\n{}", rows.collect::<String>())
+fn misused() -> ExitCode {
+    eprintln!("usage: cargo x COMMAND\n");
+    for command in COMMANDS {
+        eprintln!("  {:8} {}", command.name, command.purpose);
+    }
+    eprintln!(
+        "  {:8} what a node costs, on the release build; --quick: at most ten minutes",
+        "bench"
+    );
+    ExitCode::from(2)
 }

@@ -68,16 +68,14 @@ pub(crate) fn python(workspace: &Workspace) -> Vec<Stage> {
     ]
 }
 
-/// Unmodified clients of others, each installed by name from its registry, and both tutorials.
+/// Unmodified clients of others, which the tests install by name from their registries, and both tutorials.
 pub(crate) fn compat(workspace: &Workspace) -> Vec<Stage> {
-    let clients = workspace.root.join("tests/compat");
-    let installed = workspace.target.join("x/compat");
-    let names = ["tutorial", "consul_compat"];
-    vec![staged("compat", workspace, &names, move |tests| {
-        install::clients(&clients, &installed)?;
-        tests.env("SPINE_COMPAT_DIR", &installed);
-        Ok(())
-    })]
+    vec![staged(
+        "compat",
+        workspace,
+        &["tutorial", "consul_compat"],
+        || Ok(()),
+    )]
 }
 
 /// Kills and power cuts. They mount loop devices and cut them off, which only root may do.
@@ -86,7 +84,7 @@ pub(crate) fn faults(workspace: &Workspace) -> Vec<Stage> {
         "faults",
         workspace,
         &["powercut_storage", "crash"],
-        |_tests| {
+        || {
             if rustix::process::geteuid().is_root() {
                 Ok(())
             } else {
@@ -96,9 +94,44 @@ pub(crate) fn faults(workspace: &Workspace) -> Vec<Stage> {
     )]
 }
 
-/// All of the above.
+/// The proof that a simulation repeats, built in a directory of its own: its flag would otherwise have everything built anew
+/// by turns.
+pub(crate) fn sim(workspace: &Workspace) -> Vec<Stage> {
+    let mut test = in_root(
+        workspace,
+        [
+            "test",
+            "--profile",
+            "sim",
+            "-p",
+            "spine-tests",
+            "--test",
+            "sim_repeats",
+        ],
+    );
+    test.arg("--target-dir").arg(workspace.target.join("sim"));
+    test.env("RUSTFLAGS", "--cfg tokio_unstable");
+    vec![Stage::tests("sim", test)]
+}
+
+/// What a node costs, measured on the release build. It judges nothing, so it is no part of `ci`.
+pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Vec<Stage> {
+    let mut run = in_root(
+        workspace,
+        ["run", "--release", "-p", "spine-tests", "--bin", "bench", "--"],
+    );
+    run.args(arguments)
+        .env("SPINE_BIN", workspace.target.join("release/spine"));
+    let mut build = in_root(workspace, ["build", "--release", "--bin", "spine"]);
+    vec![Stage::prepared("bench", move || {
+        install::must(&mut build)?;
+        Ok(run)
+    })]
+}
+
+/// All of the above but the measurements.
 pub(crate) fn ci(workspace: &Workspace) -> Vec<Stage> {
-    [check, test, python, compat, faults]
+    [check, test, python, compat, faults, sim]
         .into_iter()
         .flat_map(|stages| stages(workspace))
         .collect()
@@ -109,14 +142,14 @@ fn staged(
     name: &'static str,
     workspace: &Workspace,
     tests: &[&str],
-    prepare: impl FnOnce(&mut Command) -> Result<(), String> + 'static,
+    prepare: impl FnOnce() -> Result<(), String> + 'static,
 ) -> Stage {
     let mut build = in_root(workspace, ["build", "--bin", "spine"]);
     let mut run = in_root(workspace, ["test", "-p", "spine-tests", "--no-fail-fast"]);
     run.args(tests.iter().flat_map(|test| ["--test", test]));
     run.env("SPINE_BIN", binary(&workspace.target));
     Stage::prepared_tests(name, move || {
-        prepare(&mut run)?;
+        prepare()?;
         install::must(&mut build)?;
         Ok(run)
     })
