@@ -4,9 +4,13 @@
 //! The test binary runs itself once more under `unshare`: outside, [`sealed`] starts that and waits; inside, it runs the
 //! scenario as process 1. Needs root, and fails without.
 
+#![expect(clippy::print_stdout, reason = "the output of the inner run is this run's")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+
+use crate::spine_process;
 
 /// Set inside, to the name of the test.
 const INSIDE: &str = "SPINE_SEALED_TEST";
@@ -28,7 +32,7 @@ pub fn sealed(test: &str, scenario: impl FnOnce()) {
         "needs root: it makes namespaces"
     );
     let own = std::env::current_exe().expect("a test knows its own path");
-    let status = Command::new("unshare")
+    let inner = Command::new("unshare")
         .args([
             "--pid",
             "--mount",
@@ -41,9 +45,25 @@ pub fn sealed(test: &str, scenario: impl FnOnce()) {
         .arg(own)
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(INSIDE, test)
-        .status()
+        // Built out here, where cargo may reach what it needs.
+        .env("SPINE_BIN", spine_process::binary())
+        .output()
         .expect("unshare of util-linux starts");
-    assert!(status.success(), "{test} failed inside its namespaces: {status}");
+    for line in [inner.stdout, inner.stderr]
+        .concat()
+        .split_inclusive(|byte| *byte == b'\n')
+    {
+        let line = String::from_utf8_lossy(line);
+        // The inner runner's totals are not shown: whoever counts tests would count this one twice.
+        if !line.starts_with("test result: ") {
+            print!("{line}");
+        }
+    }
+    assert!(
+        inner.status.success(),
+        "{test} failed inside its namespaces: {}",
+        inner.status
+    );
 }
 
 /// Lets `names` mean this machine, for every program inside. `place`: a directory that outlives them.
