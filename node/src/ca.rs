@@ -80,7 +80,9 @@ pub enum CaError {
     #[error("can't seal the CA's key")]
     Seal,
     /// The seal key is not the one that sealed it, or the sealed key was changed.
-    #[error("the seal key does not open the CA's key: this server needs the file that the first one was given")]
+    #[error(
+        "the seal key does not open the CA's key: this server needs the file that the first one was given"
+    )]
     WrongSealKey,
     /// It can't be replicated.
     #[error("can't store the CA's root: {0}")]
@@ -93,15 +95,24 @@ impl SealKey {
     /// # Errors
     /// What is wrong with the file.
     pub fn read(path: &Path) -> Result<Self, SealKeyError> {
-        let unreadable = |source| SealKeyError::Unreadable { path: path.to_owned(), source };
+        let unreadable = |source| SealKeyError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
         let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(SealKeyError::Open { path: path.to_owned(), mode });
+            return Err(SealKeyError::Open {
+                path: path.to_owned(),
+                mode,
+            });
         }
         let bytes = std::fs::read(path).map_err(unreadable)?;
         let length = bytes.len();
         let key = <[u8; 32]>::try_from(bytes);
-        key.map(|key| Self(key.into())).map_err(|_| SealKeyError::Length { path: path.to_owned(), length })
+        key.map(|key| Self(key.into())).map_err(|_| SealKeyError::Length {
+            path: path.to_owned(),
+            length,
+        })
     }
 
     /// Seals a private key so that it opens only beside the same root.
@@ -110,9 +121,13 @@ impl SealKey {
         for chunk in nonce.chunks_mut(8) {
             chunk.copy_from_slice(&rng.bits().to_le_bytes());
         }
-        let payload = Payload { msg: secret, aad: root_id.as_bytes() };
-        let sealed =
-            XChaCha20Poly1305::new(&self.0).encrypt(&nonce.into(), payload).map_err(|_| CaError::Seal)?;
+        let payload = Payload {
+            msg: secret,
+            aad: root_id.as_bytes(),
+        };
+        let sealed = XChaCha20Poly1305::new(&self.0)
+            .encrypt(&nonce.into(), payload)
+            .map_err(|_| CaError::Seal)?;
         Ok([&[SEAL_FORMAT][..], &nonce, &sealed].concat().into())
     }
 
@@ -121,10 +136,19 @@ impl SealKey {
     /// # Errors
     /// [`CaError::WrongSealKey`].
     pub fn open(&self, sealed: &[u8], root_id: &str) -> Result<Vec<u8>, CaError> {
-        let Some((&[SEAL_FORMAT], rest)) = sealed.split_first_chunk() else { return Err(CaError::WrongSealKey) };
-        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(CaError::WrongSealKey)?;
-        let payload = Payload { msg: sealed, aad: root_id.as_bytes() };
-        XChaCha20Poly1305::new(&self.0).decrypt(nonce.into(), payload).map_err(|_| CaError::WrongSealKey)
+        let Some((&[SEAL_FORMAT], rest)) = sealed.split_first_chunk() else {
+            return Err(CaError::WrongSealKey);
+        };
+        let (nonce, sealed) = rest
+            .split_first_chunk::<NONCE_LEN>()
+            .ok_or(CaError::WrongSealKey)?;
+        let payload = Payload {
+            msg: sealed,
+            aad: root_id.as_bytes(),
+        };
+        XChaCha20Poly1305::new(&self.0)
+            .decrypt(nonce.into(), payload)
+            .map_err(|_| CaError::WrongSealKey)
     }
 }
 
@@ -144,7 +168,11 @@ impl fmt::Debug for SealKey {
 ///
 /// # Errors
 /// The root can't be made or stored, or the seal key is not the cluster's.
-pub async fn ensure_root(registry: &dyn Registry, world: &World, seal: Option<&SealKey>) -> Result<(), CaError> {
+pub async fn ensure_root(
+    registry: &dyn Registry,
+    world: &World,
+    seal: Option<&SealKey>,
+) -> Result<(), CaError> {
     loop {
         let cx = Context::new(Dialect::Internal);
         let answer = match registry.read(&cx, &CaRoots, None).await {
@@ -162,10 +190,21 @@ pub async fn ensure_root(registry: &dyn Registry, world: &World, seal: Option<&S
         let status = registry.status();
         if status.role == Role::Leader {
             let root = make_root(&status.cluster_id, world.clock.wall(), &*world.rng, seal)?;
-            tracing::info!(id = &*root.id, key = if seal.is_some() { "sealed" } else { "discarded" }, "made the CA root");
-            registry.propose(&cx, Command::CaRootSet(root)).await?.result.map_err(Error::Refused)?;
+            tracing::info!(
+                id = &*root.id,
+                key = if seal.is_some() { "sealed" } else { "discarded" },
+                "made the CA root"
+            );
+            registry
+                .propose(&cx, Command::CaRootSet(root))
+                .await?
+                .result
+                .map_err(Error::Refused)?;
         } else {
-            let blocking = Blocking { floor: answer.index, until: cx.deadline - WAIT_SPARE };
+            let blocking = Blocking {
+                floor: answer.index,
+                until: cx.deadline - WAIT_SPARE,
+            };
             // Whatever comes of it, it is looked at anew.
             let _ = registry.read(&cx, &CaRoots, Some(blocking)).await;
         }
@@ -179,7 +218,9 @@ fn check_key(root: &CaRoot, seal: Option<&SealKey>) -> Result<(), CaError> {
     match (&root.sealed_key, seal) {
         (Some(sealed), Some(seal)) => seal.open(sealed, &root.id).map(drop),
         (Some(_), None) => {
-            tracing::warn!("the CA's key is sealed and this server has no --ca-seal-key: it can't sign certificates");
+            tracing::warn!(
+                "the CA's key is sealed and this server has no --ca-seal-key: it can't sign certificates"
+            );
             Ok(())
         }
         (None, Some(_)) => {
@@ -211,14 +252,23 @@ pub fn make_root(
     params.not_after = made + ROOT_LIFETIME;
     params.serial_number = Some(SerialNumber::from(serial));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into()?)];
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("Spine CA {}", cluster_id.get(..8).unwrap_or(cluster_id)));
+    params.distinguished_name.push(
+        DnType::CommonName,
+        format!("Spine CA {}", cluster_id.get(..8).unwrap_or(cluster_id)),
+    );
     let key = KeyPair::generate()?;
     let certificate = params.self_signed(&key)?;
     let id = hex::encode(Sha256::digest(certificate.der()));
-    let sealed_key = seal.map(|seal| seal.seal(key.serialized_der(), &id, rng)).transpose()?;
+    let sealed_key = seal
+        .map(|seal| seal.seal(key.serialized_der(), &id, rng))
+        .transpose()?;
     Ok(CaRoot {
         sealed_key,
         trust_domain: trust_domain.into(),
@@ -240,7 +290,11 @@ fn wall(moment: OffsetDateTime) -> WallTime {
 
 /// Bytes as `ab:cd:…`, as key ids are written.
 fn colons(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+    bytes
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .join(":")
 }
 
 #[cfg(test)]
@@ -268,8 +322,14 @@ mod tests {
     fn a_seal_key_is_32_bytes_that_nobody_else_may_read() {
         assert!(key(&[7; 32], 0o600).1.is_ok());
         assert!(key(&[7; 32], 0o400).1.is_ok());
-        assert!(matches!(key(&[7; 32], 0o640).1, Err(SealKeyError::Open { mode: 0o640, .. })));
-        assert!(matches!(key(&[7; 31], 0o600).1, Err(SealKeyError::Length { length: 31, .. })));
+        assert!(matches!(
+            key(&[7; 32], 0o640).1,
+            Err(SealKeyError::Open { mode: 0o640, .. })
+        ));
+        assert!(matches!(
+            key(&[7; 31], 0o600).1,
+            Err(SealKeyError::Length { length: 31, .. })
+        ));
     }
 
     #[test]
@@ -280,12 +340,25 @@ mod tests {
         let sealed = root.sealed_key.clone().unwrap();
         let secret = seal.open(&sealed, &root.id).unwrap();
         assert!(KeyPair::try_from(secret.as_slice()).is_ok());
-        assert!(!sealed.windows(16).any(|part| secret.windows(16).any(|secret| secret == part)));
-        assert!(matches!(other.open(&sealed, &root.id), Err(CaError::WrongSealKey)));
-        assert!(matches!(seal.open(&sealed, "another root"), Err(CaError::WrongSealKey)));
+        assert!(
+            !sealed
+                .windows(16)
+                .any(|part| secret.windows(16).any(|secret| secret == part))
+        );
+        assert!(matches!(
+            other.open(&sealed, &root.id),
+            Err(CaError::WrongSealKey)
+        ));
+        assert!(matches!(
+            seal.open(&sealed, "another root"),
+            Err(CaError::WrongSealKey)
+        ));
         let mut changed = sealed.to_vec();
         *changed.last_mut().unwrap() ^= 1;
-        assert!(matches!(seal.open(&changed, &root.id), Err(CaError::WrongSealKey)));
+        assert!(matches!(
+            seal.open(&changed, &root.id),
+            Err(CaError::WrongSealKey)
+        ));
         assert!(make_root("c", NOW, &OsRng, None).unwrap().sealed_key.is_none());
     }
 
@@ -311,6 +384,9 @@ mod tests {
         assert_eq!(local.hub().newest().ca_roots(), made);
         assert_eq!(made.len(), 1);
         let other = key(&[8; 32], 0o600).1.unwrap();
-        assert!(matches!(ensure_root(&*local, &world, Some(&other)).await, Err(CaError::WrongSealKey)));
+        assert!(matches!(
+            ensure_root(&*local, &world, Some(&other)).await,
+            Err(CaError::WrongSealKey)
+        ));
     }
 }

@@ -1,6 +1,10 @@
 //! The binary `spine`: reads the command line, starts the runtime, ends with an exit code.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program speaks to people")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is where the program speaks to people"
+)]
 
 use std::{io, path::PathBuf, process::ExitCode};
 
@@ -72,13 +76,20 @@ fn client(command: ClientCommand) -> Exit {
         Err(error) => return fail(Exit::Error, &error),
     };
     let terminal = io::IsTerminal::is_terminal(&io::stdout());
-    let mut streams =
-        Streams { out: &mut io::stdout(), err: &mut io::stderr(), input: &mut io::stdin(), terminal };
+    let mut streams = Streams {
+        out: &mut io::stdout(),
+        err: &mut io::stderr(),
+        input: &mut io::stdin(),
+        terminal,
+    };
     runtime.block_on(cli::run(command, Program::command(), &mut streams))
 }
 
 fn serve(mode: Mode, serving: Serving) -> Exit {
-    let Serving { config: file, options } = serving;
+    let Serving {
+        config: file,
+        options,
+    } = serving;
     let config = match Config::resolve(mode, options, file.as_deref()) {
         Ok(config) => config,
         Err(error) => return fail(Exit::Usage, &error),
@@ -88,7 +99,10 @@ fn serve(mode: Mode, serving: Serving) -> Exit {
     }
     raise_open_files();
     // Listeners, dialects and probes share this runtime; Raft has one of its own, which never waits for them.
-    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("spine").enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("spine")
+        .enable_all()
+        .build();
     match runtime {
         Ok(runtime) => runtime.block_on(run(config)),
         Err(error) => fail(Exit::Error, &error),
@@ -146,7 +160,11 @@ fn introduce(config: &Config, places: &Places) {
     if let Some(grpc) = places.grpc {
         println!("  native gRPC      {grpc}");
     }
-    let kept = if config.data_dir.is_some() { "kept" } else { "temporary, removed at the end" };
+    let kept = if config.data_dir.is_some() {
+        "kept"
+    } else {
+        "temporary, removed at the end"
+    };
     println!("  data             {} ({kept})", places.data_dir.display());
     match config.default_service_ttl {
         Some(ttl) => println!(
@@ -156,9 +174,14 @@ fn introduce(config: &Config, places: &Places) {
         None => println!("  services         stay until they are deregistered (--default-service-ttl off)"),
     }
     println!("  governance       open: everybody who reaches a port may do everything");
-    let outside = [&config.http, &config.grpc].into_iter().flatten().any(|endpoint| !endpoint.is_loopback());
+    let outside = [&config.http, &config.grpc]
+        .into_iter()
+        .flatten()
+        .any(|endpoint| !endpoint.is_loopback());
     match (outside, mode) {
-        (true, _) => println!("  listening        BEYOND THIS MACHINE: whoever reaches it may change everything"),
+        (true, _) => {
+            println!("  listening        BEYOND THIS MACHINE: whoever reaches it may change everything")
+        }
         (false, Mode::Dev) => println!("  listening        on this machine alone"),
         (false, Mode::Serve) => {}
     }

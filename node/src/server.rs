@@ -37,6 +37,8 @@ use crate::{
 
 /// While the node is not ready, it is said why so often.
 const WAITING_SAID_EVERY: Duration = Duration::from_secs(5);
+/// The port for peers, by default.
+const PEER_PORT: u16 = 8300;
 
 /// Why a server does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -110,29 +112,66 @@ impl Server {
         let http = bind(&world, "--http-addr", config.http.as_ref()).await?;
         let grpc = bind(&world, "--grpc-addr", config.grpc.as_ref()).await?;
         let (data_dir, temporary) = data_dir(&config)?;
-        let places = Places { http: address(http.as_ref()), grpc: address(grpc.as_ref()), data_dir };
+        let places = Places {
+            http: address(http.as_ref()),
+            grpc: address(grpc.as_ref()),
+            data_dir,
+        };
         let metrics = Arc::new(Metrics::new(world.clock.clone()));
         let node = Node::start(settings(&config, &places), world.clone(), metrics.clone()).await?;
         let registry = node.registry();
         ready(&node, &*registry).await?;
         ca::ensure_root(&*registry, &world, seal.as_ref()).await?;
 
-        let own_ports = [places.http, places.grpc].into_iter().flatten().map(|address| address.port());
-        let prober = NetProber::new(world.net.clone(), Guard::new(config.probe_allow.clone(), own_ports));
-        let probes = Probes::start(registry.clone(), Arc::new(prober), world.rng.clone(), metrics.clone());
+        let own_ports = [places.http, places.grpc]
+            .into_iter()
+            .flatten()
+            .map(|address| address.port());
+        let prober = NetProber::new(
+            world.net.clone(),
+            Guard::new(config.probe_allow.clone(), own_ports),
+        );
+        let probes = Probes::start(
+            registry.clone(),
+            Arc::new(prober),
+            world.rng.clone(),
+            metrics.clone(),
+        );
 
         let (stopping, stop) = watch::channel(false);
-        let ops = Ops { registry: registry.clone(), metrics: metrics.clone(), clock: world.clock.clone() };
+        let ops = Ops {
+            registry: registry.clone(),
+            metrics: metrics.clone(),
+            clock: world.clock.clone(),
+        };
         let ways_in = [
             http.map(|listener| ("http", listener, Protocol::Http1, http_router(&config, &ops))),
             grpc.map(|listener| ("grpc", listener, Protocol::Http2, grpc_router(&config, &ops))),
         ];
-        let ports = ways_in.into_iter().flatten().map(|(name, listener, protocol, router)| {
-            let connections_max = config.connections_max;
-            let port = Port { name, listener, protocol, router, connections_max, metrics: metrics.clone() };
-            port.serve(stop.clone())
-        });
-        Ok(Self { ports: ports.collect(), node, probes, stopping, places, drain: config.drain, temporary })
+        let ports = ways_in
+            .into_iter()
+            .flatten()
+            .map(|(name, listener, protocol, router)| {
+                let connections_max = config.connections_max;
+                let port = Port {
+                    name,
+                    listener,
+                    protocol,
+                    router,
+                    connections_max,
+                    metrics: metrics.clone(),
+                };
+                port.serve(stop.clone())
+            });
+        Ok(Self {
+            ports: ports.collect(),
+            node,
+            probes,
+            stopping,
+            places,
+            drain: config.drain,
+            temporary,
+        })
     }
 
     /// Where it is found.
@@ -181,12 +220,23 @@ async fn bind(
     option: &'static str,
     endpoint: Option<&Endpoint>,
 ) -> Result<Option<Arc<dyn Listener>>, ServeError> {
-    let Some(Endpoint { bind, .. }) = endpoint else { return Ok(None) };
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => ServeError::InUse { option, address: bind.clone() },
-        _ => ServeError::Listen { option, address: bind.clone(), source },
+    let Some(Endpoint { bind, .. }) = endpoint else {
+        return Ok(None);
     };
-    let found = tokio::net::lookup_host((bind.host.as_str(), bind.port)).await.map_err(failed)?;
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => ServeError::InUse {
+            option,
+            address: bind.clone(),
+        },
+        _ => ServeError::Listen {
+            option,
+            address: bind.clone(),
+            source,
+        },
+    };
+    let found = tokio::net::lookup_host((bind.host.as_str(), bind.port))
+        .await
+        .map_err(failed)?;
     // "localhost" is two addresses; the first is where it is looked for, and IPv4 is what every client tries.
     let found: Vec<_> = found.collect();
     let address = found.iter().find(|address| address.is_ipv4()).or(found.first());
@@ -202,27 +252,42 @@ fn data_dir(config: &Config) -> Result<(PathBuf, Option<tempfile::TempDir>), Ser
     if let Some(data_dir) = &config.data_dir {
         return Ok((data_dir.clone(), None));
     }
-    let temporary = tempfile::Builder::new().prefix("spine-dev-").tempdir().map_err(ServeError::Temporary)?;
+    let temporary = tempfile::Builder::new()
+        .prefix("spine-dev-")
+        .tempdir()
+        .map_err(ServeError::Temporary)?;
     Ok((temporary.path().to_owned(), Some(temporary)))
 }
 
 fn settings(config: &Config, places: &Places) -> NodeSettings {
     let told = |endpoint: Option<&Endpoint>, bound: Option<SocketAddr>| match (endpoint, bound) {
-        (Some(endpoint), Some(bound)) => {
-            Some(endpoint.advertise.clone().unwrap_or_else(|| HostPort::new(reachable(bound), bound.port())))
-        }
+        (Some(endpoint), Some(bound)) => Some(
+            endpoint
+                .advertise
+                .clone()
+                .unwrap_or_else(|| HostPort::new(reachable(bound), bound.port())),
+        ),
         (_, _) => None,
     };
     let http = told(config.http.as_ref(), places.http);
     let grpc = told(config.grpc.as_ref(), places.grpc);
     let text = |address: Option<&HostPort>| address.map(ToString::to_string).unwrap_or_default().into();
-    let host = http.as_ref().or(grpc.as_ref()).map_or("127.0.0.1", |address| &address.host);
+    let host = http
+        .as_ref()
+        .or(grpc.as_ref())
+        .map_or("127.0.0.1", |address| &address.host);
     NodeSettings {
         datacenter: config.datacenter.as_str().into(),
         host: host.into(),
         http_address: text(http.as_ref()),
         grpc_address: text(grpc.as_ref()),
-        peer_address: text(config.peer.as_ref()),
+        // A cluster of one listens to no peer; clients still tell servers apart by the address that it would have.
+        peer_address: config
+            .peer
+            .clone()
+            .unwrap_or_else(|| HostPort::new(host, PEER_PORT))
+            .to_string()
+            .into(),
         ..NodeSettings::new(config.name.clone(), places.data_dir.clone())
     }
 }
@@ -276,7 +341,9 @@ fn http_router(config: &Config, ops: &Ops) -> Router {
         host: Arc::new(ops.clone()),
     };
     let dialects = ui::router(ops.registry.clone()).merge(consul::router(ops.registry.clone(), settings));
-    ops.router().merge(dialects).layer(Count::new(ops.metrics.clone(), http_dialect))
+    ops.router()
+        .merge(dialects)
+        .layer(Count::new(ops.metrics.clone(), http_dialect))
 }
 
 fn http_dialect(path: &str) -> &'static str {
@@ -288,8 +355,12 @@ fn http_dialect(path: &str) -> &'static str {
 }
 
 fn grpc_router(config: &Config, ops: &Ops) -> Router {
-    let settings =
-        native::Settings { default_service_ttl: config.default_service_ttl, ..native::Settings::default() };
+    let settings = native::Settings {
+        default_service_ttl: config.default_service_ttl,
+        ..native::Settings::default()
+    };
     let services = native::services(ops.registry.clone(), settings);
-    services.into_axum_router().layer(Count::new(ops.metrics.clone(), |_| "native"))
+    services
+        .into_axum_router()
+        .layer(Count::new(ops.metrics.clone(), |_| "native"))
 }

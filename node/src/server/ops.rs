@@ -33,7 +33,8 @@ impl Ops {
     }
 
     fn text(&self) -> String {
-        self.metrics.text(&self.registry.status(), self.registry.hub().waiting())
+        self.metrics
+            .text(&self.registry.status(), self.registry.hub().waiting())
     }
 }
 
@@ -53,7 +54,11 @@ async fn readyz(State(ops): State<Ops>) -> Response {
     if status.ready && status.leader.is_some() {
         return "ready\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing(&status))).into_response()
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("not ready: {}\n", missing(&status)),
+    )
+        .into_response()
 }
 
 /// What a node that is not ready waits for.
@@ -61,7 +66,10 @@ pub(super) fn missing(status: &NodeStatus) -> String {
     match &status.leader {
         None => "no leader is known".to_owned(),
         Some(leader) => {
-            format!("{leader} leads; applied {} of {} that are committed", status.applied, status.committed)
+            format!(
+                "{leader} leads; applied {} of {} that are committed",
+                status.applied, status.committed
+            )
         }
     }
 }

@@ -96,7 +96,14 @@ impl Port {
             }
             let open = self.metrics.connection(self.name);
             let watcher = graceful.watcher();
-            connections.spawn(connection(server.clone(), self.router.clone(), stream, peer, watcher, open));
+            connections.spawn(connection(
+                server.clone(),
+                self.router.clone(),
+                stream,
+                peer,
+                watcher,
+                open,
+            ));
         }
         // Nobody is let in any more, and each connection ends when its requests are answered.
         drop(self.listener);
@@ -163,7 +170,10 @@ async fn answer(
 ) -> Result<Response, Infallible> {
     // Each dialect looks for its peer in its own way.
     request.extensions_mut().insert(ConnectInfo(peer));
-    request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr: Some(peer) });
+    request.extensions_mut().insert(TcpConnectInfo {
+        local_addr: None,
+        remote_addr: Some(peer),
+    });
     // A router is always ready.
     router.call(request.map(Body::new)).await
 }

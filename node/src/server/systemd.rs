@@ -18,7 +18,9 @@ pub fn stopping() {
 /// As long as this runs, systemd hears twice in each of its periods that the server lives: that its runtime runs tasks
 /// and the registry tells its status. Ends at once where systemd does not watch.
 pub async fn watchdog(registry: Arc<dyn Registry>) {
-    let Some(period) = sd_notify::watchdog_enabled() else { return };
+    let Some(period) = sd_notify::watchdog_enabled() else {
+        return;
+    };
     let mut tick = tokio::time::interval((period / 2).max(Duration::from_millis(1)));
     loop {
         tick.tick().await;

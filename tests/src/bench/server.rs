@@ -30,7 +30,7 @@ pub(crate) struct Usage {
 impl Server {
     /// Starts a node on a data directory, and waits until it is ready.
     pub(crate) async fn start(binary: &Path, data: &Path) -> Done<Self> {
-        let [http, grpc, peer] = [free_address()?, free_address()?, free_address()?];
+        let [http, grpc] = [free_address()?, free_address()?];
         let began = Instant::now();
         let child = Command::new(binary)
             .args(["serve", "--name", "bench", "--governance", "open"])
@@ -38,7 +38,6 @@ impl Server {
             .arg(data)
             .args(["--http-addr", &http.to_string()])
             .args(["--grpc-addr", &grpc.to_string()])
-            .args(["--peer-addr", &peer.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true)
