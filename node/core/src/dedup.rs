@@ -55,6 +55,9 @@ impl Sessions {
             .rows
             .get(&request.session)
             .ok_or(Rejection::UnknownSession(request.session))?;
+        if request.sequence == 0 {
+            return Err(Rejection::invalid("sequence numbers begin at 1"));
+        }
         if request.sequence <= session.answered_up_to {
             return Err(Rejection::AnsweredBefore {
                 session: request.session,
@@ -64,9 +67,9 @@ impl Sessions {
         if let Some(applied) = session.outcomes.get(&request.sequence) {
             return Ok(Some(applied.clone()));
         }
-        if session.outcomes.len() >= limits::SESSION_OUTCOMES_MAX
-            && request.answered_up_to <= session.answered_up_to
-        {
+        // Those that stay: an acknowledgement makes room only where it covers an outcome that is kept.
+        let unanswered = session.outcomes.range(request.answered().saturating_add(1)..);
+        if unanswered.count() >= limits::SESSION_OUTCOMES_MAX {
             return Err(Rejection::too_many(
                 "unanswered requests in a session",
                 limits::SESSION_OUTCOMES_MAX,
@@ -75,16 +78,18 @@ impl Sessions {
         Ok(None)
     }
 
-    /// Remembers what became of a request, and forgets what the client has.
+    /// Remembers what became of a request that [`Sessions::recall`] let pass, and forgets what the client has.
     pub(crate) fn remember(&mut self, request: &RequestId, applied: &Applied) {
         let Some(mut session) = self.rows.get(&request.session).cloned() else {
             return;
         };
-        session.answered_up_to = session
-            .answered_up_to
-            .max(request.answered_up_to.min(request.sequence - 1));
-        session.outcomes = session.outcomes.split_off(&(session.answered_up_to + 1));
-        session.outcomes.insert(request.sequence, brief(applied));
+        session.answered_up_to = session.answered_up_to.max(request.answered());
+        session.outcomes = session
+            .outcomes
+            .split_off(&session.answered_up_to.saturating_add(1));
+        if let Some(brief) = brief(applied) {
+            session.outcomes.insert(request.sequence, brief);
+        }
         self.rows.put(request.session, session);
     }
 
@@ -93,12 +98,22 @@ impl Sessions {
     }
 }
 
-fn brief(applied: &Applied) -> Applied {
-    if codec::encoded_len(applied) <= limits::SESSION_OUTCOME_BYTES_MAX as u64 {
-        return applied.clone();
+impl RequestId {
+    /// The client has the answers up to this one: of requests before this one, whatever it says.
+    fn answered(&self) -> u64 {
+        self.answered_up_to.min(self.sequence.saturating_sub(1))
     }
-    Applied {
+}
+
+/// What is kept of an outcome. A refusal that is too large to keep is forgotten, not kept as applied: it wrote
+/// nothing, so its repeat may be judged afresh.
+fn brief(applied: &Applied) -> Option<Applied> {
+    if codec::encoded_len(applied) <= limits::SESSION_OUTCOME_BYTES_MAX as u64 {
+        return Some(applied.clone());
+    }
+    applied.result.as_ref().ok()?;
+    Some(Applied {
         index: applied.index,
         result: Ok(Outcome::AlreadyApplied),
-    }
+    })
 }

@@ -123,7 +123,14 @@ impl Change {
     pub fn topics(&self) -> Vec<Topic> {
         match self {
             Self::Key(..) => Vec::new(),
-            Self::Node(name, _) => vec![Topic::Nodes, Topic::Node(name.clone())],
+            Self::Node(name, delta) => {
+                let mut topics = vec![Topic::Nodes, Topic::Node(name.clone())];
+                if delta.before.is_some() && delta.after.is_some() {
+                    // A check is shown with its node; a new node has none, and those of one that went went before it.
+                    topics.push(Topic::Checks);
+                }
+                topics
+            }
             Self::Instance(key, delta) => instance_topics(key, delta),
             Self::Check(key, None, _) => vec![Topic::Checks, Topic::Node(key.node.clone())],
             Self::Check(key, Some(service), _) => {

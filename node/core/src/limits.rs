@@ -4,69 +4,74 @@
 
 use crate::time::Ttl;
 
+/// A bound that the scripts in `tests/bounds` reach: in this crate's own unit tests, which run them, it is `in_tests`.
+const fn bound(value: usize, in_tests: usize) -> usize {
+    if cfg!(test) { in_tests } else { value }
+}
+
 /// Bytes of a node, service, instance or check name.
-pub const NAME_BYTES_MAX: usize = 512;
+pub const NAME_BYTES_MAX: usize = bound(512, 24);
 /// Bytes of a key.
-pub const KEY_BYTES_MAX: usize = 4 << 10;
+pub const KEY_BYTES_MAX: usize = bound(4 << 10, 64);
 /// Bytes of a key's value: Consul's default.
 pub const VALUE_BYTES_MAX: usize = 512 << 10;
 /// Bytes of one registration (node, instance and checks together), encoded.
-pub const REGISTRATION_BYTES_MAX: usize = 128 << 10;
+pub const REGISTRATION_BYTES_MAX: usize = bound(128 << 10, 1 << 10);
 /// Pairs of a node's or an instance's metadata: Consul's bound.
-pub const META_PAIRS_MAX: usize = 64;
+pub const META_PAIRS_MAX: usize = bound(64, 3);
 /// Bytes of a metadata key: Consul's bound.
-pub const META_KEY_BYTES_MAX: usize = 128;
+pub const META_KEY_BYTES_MAX: usize = bound(128, 16);
 /// Bytes of a metadata value: Consul's bound.
-pub const META_VALUE_BYTES_MAX: usize = 512;
+pub const META_VALUE_BYTES_MAX: usize = bound(512, 16);
 /// Tags of an instance.
-pub const TAGS_MAX: usize = 256;
+pub const TAGS_MAX: usize = bound(256, 3);
 /// Checks in one registration.
-pub const CHECKS_PER_REGISTRATION_MAX: usize = 64;
+pub const CHECKS_PER_REGISTRATION_MAX: usize = bound(64, 4);
 /// Bytes of a check's output; what is longer is cut: Consul's bound.
-pub const OUTPUT_BYTES_MAX: usize = 4 << 10;
+pub const OUTPUT_BYTES_MAX: usize = bound(4 << 10, 16);
 /// Instances in the catalog.
-pub const INSTANCES_MAX: usize = 1_000_000;
+pub const INSTANCES_MAX: usize = bound(1_000_000, 4);
 /// Nodes in the catalog.
-pub const NODES_MAX: usize = 100_000;
+pub const NODES_MAX: usize = bound(100_000, 3);
 /// Checks in the catalog.
-pub const CHECKS_MAX: usize = 2_000_000;
+pub const CHECKS_MAX: usize = bound(2_000_000, 5);
 /// Leases alive at once.
-pub const LEASES_MAX: usize = 1_000_000;
+pub const LEASES_MAX: usize = bound(1_000_000, 3);
 /// Keys attached to one lease: they go in one entry.
-pub const LEASE_KEYS_MAX: usize = 10_000;
+pub const LEASE_KEYS_MAX: usize = bound(10_000, 5);
 /// Longest time to live of a lease, a TTL check or a heartbeat: a year.
 pub const TTL_MAX: Ttl = Ttl::seconds(365 * 24 * 3600);
 /// Smallest time to live of a lease.
 pub const LEASE_TTL_MIN: Ttl = Ttl::seconds(2);
 /// Request sessions alive at once.
-pub const SESSIONS_MAX: usize = 10_000;
+pub const SESSIONS_MAX: usize = bound(10_000, 3);
 /// Outcomes that one request session keeps while the client has not acknowledged them.
-pub const SESSION_OUTCOMES_MAX: usize = 1_024;
+pub const SESSION_OUTCOMES_MAX: usize = bound(1_024, 3);
 /// Bytes of an outcome that a session keeps whole; of a larger one it keeps that it was applied.
-pub const SESSION_OUTCOME_BYTES_MAX: usize = 1 << 10;
+pub const SESSION_OUTCOME_BYTES_MAX: usize = bound(1 << 10, 64);
 /// A request session without requests ends after this long.
 pub const SESSION_IDLE: Ttl = Ttl::seconds(3600);
 /// Events that the change log keeps.
-pub const LOG_EVENTS_MAX: usize = 100_000;
+pub const LOG_EVENTS_MAX: usize = bound(100_000, 12);
 /// Bytes of the events that the change log keeps.
-pub const LOG_BYTES_MAX: u64 = 256 << 20;
+pub const LOG_BYTES_MAX: u64 = bound(256 << 20, 4 << 10) as u64;
 /// Tombstones that a table keeps; dropping the oldest raises the table's floor.
-pub const TOMBSTONES_MAX: usize = 100_000;
+pub const TOMBSTONES_MAX: usize = bound(100_000, 4);
 /// Rows that one `Pulse` ends; what is left is ended by the next one.
-pub const PULSE_ROWS_MAX: usize = 1_000;
+pub const PULSE_ROWS_MAX: usize = bound(1_000, 6);
 /// Old versions that an entry drops behind the compaction floor.
-pub const COMPACT_VERSIONS_PER_ENTRY: usize = 256;
+pub const COMPACT_VERSIONS_PER_ENTRY: usize = bound(256, 4);
 /// Requests in one entry.
 pub const ENTRY_REQUESTS_MAX: usize = 1_024;
 /// Renewals in one entry.
-pub const ENTRY_RENEWALS_MAX: usize = 16_384;
+pub const ENTRY_RENEWALS_MAX: usize = bound(16_384, 3);
 /// Bytes of an encoded entry.
 pub const ENTRY_BYTES_MAX: usize = 3 << 20;
 /// Bytes of all state, history too. Beyond it writes that make it grow are refused; deletes never are.
-pub const STATE_BYTES_MAX: u64 = 4 << 30;
+pub const STATE_BYTES_MAX: u64 = bound(4 << 30, 16 << 10) as u64;
 /// Servers of one cluster.
-pub const MEMBERS_MAX: usize = 64;
+pub const MEMBERS_MAX: usize = bound(64, 2);
 /// CA roots kept: the active one and those being rotated out.
-pub const CA_ROOTS_MAX: usize = 8;
+pub const CA_ROOTS_MAX: usize = bound(8, 2);
 /// A CA root certificate with its sealed key, in bytes.
-pub const CA_ROOT_BYTES_MAX: usize = 64 << 10;
+pub const CA_ROOT_BYTES_MAX: usize = bound(64 << 10, 512);

@@ -197,10 +197,14 @@ impl Query for NodeServices {
             return Answer::new(state, vec![Topic::Nodes], None);
         };
         let instances = state.catalog().on_node(&node.name).cloned().collect();
-        let interest = vec![
+        let mut interest = vec![
             Topic::Node(node.name.clone()),
             Topic::NodeServices(node.name.clone()),
         ];
+        if *self.node != *node.name.as_str() {
+            // Found by its id: a node that takes this as its name comes first.
+            interest.extend(NodeName::parse(&self.node).ok().map(Topic::Node));
+        }
         Answer::new(
             state,
             interest,
@@ -299,19 +303,22 @@ impl Query for ServiceHealth {
             .of_service(&self.0)
             .map(|instance| Endpoint::of(state, instance))
             .collect();
-        let nodes: BTreeSet<_> = endpoints
-            .iter()
-            .map(|endpoint| endpoint.node.name.clone())
-            .collect();
-        let many = nodes.len() > NODE_TOPICS_MAX;
-        let mut interest = vec![Topic::Service(self.0.clone())];
-        interest.extend(nodes.into_iter().map(Topic::Node));
-        let answer = Answer::new(state, interest, endpoints);
-        if many {
-            answer.woken_by(vec![Topic::Service(self.0.clone()), Topic::Nodes, Topic::Checks])
-        } else {
-            answer
-        }
+        let nodes = endpoints.iter().map(|endpoint| endpoint.node.name.clone());
+        let nodes = nodes.collect();
+        of_service(state, &self.0, nodes, endpoints)
+    }
+}
+
+/// An answer that depends on a service's instances and on the nodes that they are on.
+fn of_service<T>(state: &State, service: &ServiceName, nodes: BTreeSet<NodeName>, value: T) -> Answer<T> {
+    let many = nodes.len() > NODE_TOPICS_MAX;
+    let mut interest = vec![Topic::Service(service.clone())];
+    interest.extend(nodes.into_iter().map(Topic::Node));
+    let answer = Answer::new(state, interest, value);
+    if many {
+        answer.woken_by(vec![Topic::Service(service.clone()), Topic::Nodes, Topic::Checks])
+    } else {
+        answer
     }
 }
 
@@ -362,7 +369,8 @@ impl Query for FindInstance {
 
     fn ask(&self, state: &State) -> Answer<Self::Value> {
         let found = state.locate_instance(&self.0.node, &self.0.id, Scope::Servers);
-        Answer::new(state, vec![Topic::Instances], found)
+        // Which other nodes are looked at is a matter of who is a member.
+        Answer::new(state, vec![Topic::Instances, Topic::Members], found)
     }
 }
 
@@ -371,7 +379,8 @@ impl Query for FindInstance {
 pub struct CheckView {
     /// The check.
     pub check: Arc<Check>,
-    /// Its instance; `None` if it judges the node.
+    /// Its instance; `None` if it judges the node. Of [`AllChecks`]' answer only its name and tags are what the
+    /// index covers: what else an instance has is not part of what a check says.
     pub instance: Option<Arc<Instance>>,
     /// Its node.
     pub node: Arc<Node>,
@@ -430,13 +439,14 @@ impl Query for ServiceChecks {
     type Value = Vec<CheckView>;
 
     fn ask(&self, state: &State) -> Answer<Self::Value> {
-        let checks = state
+        let checks: Vec<_> = state
             .catalog()
             .of_service(&self.0)
             .flat_map(|instance| state.health().of(&instance.node, Some(&instance.service.id)))
             .map(|check| CheckView::of(state, check))
             .collect();
-        Answer::new(state, vec![Topic::Service(self.0.clone())], checks)
+        let nodes = checks.iter().map(|view| view.node.name.clone()).collect();
+        of_service(state, &self.0, nodes, checks)
     }
 }
 

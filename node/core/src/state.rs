@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     catalog::Catalog,
     change_log::ChangeLog,
-    command::{CaRoot, Command, Entry, LeaseGrant, Member, Put, Request},
+    command::{CaRoot, Command, Entry, LeaseGrant, Member, Put, Request, RequestId},
     deadline::{DeadlineKey, Deadlines},
     dedup::Sessions,
     event::{Change, Delta, Event, Topic},
@@ -151,16 +151,16 @@ impl State {
         };
         self.index = self.index.next();
         let mut w = Writer::new(self.index, self.time);
+        // What a session refuses is no request of it: it neither is remembered nor keeps the session alive.
+        let admitted = first_time.is_ok();
         let result = first_time.and_then(|()| self.dispatch(&mut w, request));
         let applied = Applied {
             index: self.index,
             result,
         };
-        if let Some(id) = request
-            .id
-            .as_ref()
-            .filter(|id| self.sessions.rows.contains(&id.session))
-        {
+        // A pulse may have ended the very session that it came through.
+        let remembers = |id: &&RequestId| admitted && self.sessions.rows.contains(&id.session);
+        if let Some(id) = request.id.as_ref().filter(remembers) {
             self.sessions.remember(id, &applied);
             self.deadlines.set(
                 DeadlineKey::Session(id.session),
@@ -213,7 +213,7 @@ impl State {
                 return Err(Rejection::UnknownLease(lease));
             }
             let attached = self.kv.get(&put.key).is_some_and(|row| row.lease == put.lease);
-            if !attached && self.kv.of_lease(lease).nth(limits::LEASE_KEYS_MAX - 1).is_some() {
+            if !attached && self.kv.count_of_lease(lease) >= limits::LEASE_KEYS_MAX {
                 return Err(Rejection::too_many("keys of one lease", limits::LEASE_KEYS_MAX));
             }
         }

@@ -140,6 +140,7 @@ fn check_register(register: &Register) -> Result<(), Rejection> {
     )?;
     register.node.check()?;
     if let Some(node) = &register.node_update {
+        check_size("node ID", node.id.len() as u64, limits::NAME_BYTES_MAX)?;
         check_meta(&node.meta)?;
     }
     if let Some(service) = &register.service {
@@ -170,14 +171,14 @@ fn check_service(service: &Service) -> Result<(), Rejection> {
 fn check_meta(meta: &BTreeMap<Arc<str>, Arc<str>>) -> Result<(), Rejection> {
     check_count("metadata pairs", meta.len(), limits::META_PAIRS_MAX)?;
     for (key, value) in meta {
+        check_size("metadata key", key.len() as u64, limits::META_KEY_BYTES_MAX)?;
+        check_size("metadata value", value.len() as u64, limits::META_VALUE_BYTES_MAX)?;
         let wrong = |c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_');
         if key.is_empty() || key.contains(wrong) {
             return Err(Rejection::invalid(format!(
                 "metadata key {key:?} must be of A-Z, a-z, 0-9, - and _"
             )));
         }
-        check_size("metadata key", key.len() as u64, limits::META_KEY_BYTES_MAX)?;
-        check_size("metadata value", value.len() as u64, limits::META_VALUE_BYTES_MAX)?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! which key each revision changed, in order. Compaction raises a floor at once; entries that follow drop what lies
 //! behind it, a bounded number each.
 
-use std::sync::Arc;
+use std::{ops::Bound, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -237,6 +237,13 @@ impl Kv {
             .range((lease, Bytes::new())..)
             .take_while(move |((of, _), ())| *of == lease)
             .map(|((_, key), ())| key)
+    }
+
+    /// How many keys go with a lease.
+    pub fn count_of_lease(&self, lease: LeaseId) -> usize {
+        let after = lease.0.checked_add(1).map(|id| (LeaseId(id), Bytes::new()));
+        let end = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_lease.count((Bound::Included((lease, Bytes::new())), end))
     }
 
     pub(crate) fn bytes(&self) -> u64 {

@@ -17,7 +17,11 @@ impl State {
         let mut ended = 0;
         while let Some(key) = self.deadlines.pop(w.time, &mut budget) {
             ended += 1;
+            let written = w.events.len();
             self.expire(w, key);
+            // A lease takes its keys with it, an instance its checks: they count too.
+            let more = (w.events.len() - written).saturating_sub(1);
+            budget = budget.saturating_sub(more);
         }
         let more = self.deadlines.next().is_some_and(|next| next <= w.time);
         Outcome::Pulsed { ended, more }

@@ -80,12 +80,17 @@ impl State {
         if new_node && self.catalog.nodes.len() >= limits::NODES_MAX {
             return Err(Rejection::too_many("nodes", limits::NODES_MAX));
         }
-        if service.is_some() && self.catalog.instances.len() >= limits::INSTANCES_MAX {
+        let new_instance = service.as_ref().is_some_and(|service| {
+            let key = InstanceKey {
+                node: node.clone(),
+                id: service.id.clone(),
+            };
+            self.catalog.instance(&key).is_none()
+        });
+        if new_instance && self.catalog.instances.len() >= limits::INSTANCES_MAX {
             return Err(Rejection::too_many("service instances", limits::INSTANCES_MAX));
         }
-        if self.health.checks.len() + checks.len() > limits::CHECKS_MAX {
-            return Err(Rejection::too_many("checks", limits::CHECKS_MAX));
-        }
+        self.check_room_for_checks(node, checks.iter().map(|check| &check.id))?;
         for check in checks {
             let Some(id) = &check.service else { continue };
             let registered_now = service.as_ref().is_some_and(|service| service.id == *id);
@@ -96,6 +101,22 @@ impl State {
             if !registered_now && self.catalog.instance(&key).is_none() {
                 return Err(Rejection::UnknownInstance(id.clone()));
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses checks that are new where the catalog holds as many as it may.
+    pub(super) fn check_room_for_checks<'a>(
+        &self,
+        node: &NodeName,
+        ids: impl Iterator<Item = &'a CheckId>,
+    ) -> Result<(), Rejection> {
+        let is_new = |id: &&CheckId| {
+            let (node, id) = (node.clone(), (*id).clone());
+            self.health.check(&CheckKey { node, id }).is_none()
+        };
+        if self.health.checks.len() + ids.filter(is_new).count() > limits::CHECKS_MAX {
+            return Err(Rejection::too_many("checks", limits::CHECKS_MAX));
         }
         Ok(())
     }
@@ -144,10 +165,13 @@ impl State {
                 .flatten()
             {
                 if owner != Some(&id) {
-                    self.catalog.forget_content(&InstanceKey {
+                    let instance = InstanceKey {
                         node: node.clone(),
                         id,
-                    });
+                    };
+                    self.catalog.forget_content(&instance);
+                    // From now on it lives by its check.
+                    self.forget_heartbeat(&instance);
                 }
             }
             self.put_check(w, check);
@@ -160,6 +184,12 @@ impl State {
         let key = check.key();
         self.set_check_deadlines(w, &key, &check);
         let service = self.service_of(&check);
+        let before = self.health.check(&key).cloned();
+        if let Some(before) = before.filter(|row| row.definition.service != check.definition.service) {
+            // It judges something else now: whoever watches what it judged before must see it go.
+            let left = self.service_of(&before);
+            self.health.write(w, &key, left, None);
+        }
         self.health.write(w, &key, service, Some(check));
     }
 

@@ -25,6 +25,8 @@ impl State {
         let (check, created) = match self.resolve_report(update)? {
             Reported::Check(key) => (self.health.check(&key).expect("resolved to a row").clone(), false),
             Reported::Implicit(instance, id, ttl) => {
+                self.check_quota()?;
+                self.check_room_for_checks(&instance.node, std::iter::once(&id))?;
                 (Arc::new(self.implicit_check(w, &instance, id, ttl)), true)
             }
         };

@@ -3,7 +3,11 @@
 mod parse;
 mod show;
 
-use std::{error::Error, fmt::Write as _};
+use std::{
+    error::Error,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use goldenscript::{ArgumentConsumer, Context, Runner};
 use spine_core::{
@@ -21,11 +25,13 @@ use self::parse::{
 /// What a command puts out.
 pub(crate) type Answered = Result<String, Box<dyn Error>>;
 
-/// A state, its time, and the request session that commands go through, if one was opened.
+/// A state and its time.
 #[derive(Default)]
 pub(crate) struct Script {
     state: State,
     now: Time,
+    /// Renewals on their way.
+    held: Vec<RenewalRequest>,
 }
 
 impl Runner for Script {
@@ -51,9 +57,28 @@ impl Script {
                 .next_deadline()
                 .map_or("never".into(), |time| time.0.to_string())),
             "snapshot" => self.snapshot(),
+            "header" => Ok(hex(&Header::of(&self.state).encode())),
+            "rows" => Ok(self.rows()),
+            "stored" => Ok(format!("{} bytes", self.state.bytes())),
+            "oldest" => Ok(self.state.changes().oldest().to_string()),
             "entry" => self.entry(args),
+            "repeat" => self.repeat(args),
             "bytes" => bytes(args),
-            "renewal" => self.as_renewal(args),
+            "decode" => decode(args),
+            "renewal" => {
+                let held = self.hold(args)?;
+                Ok(held.map_or("not a renewal".into(), |held| self.renew(vec![held])))
+            }
+            "hold" => {
+                let held = self.hold(args)?;
+                let said = if held.is_some() { "held" } else { "not a renewal" };
+                self.held.extend(held);
+                Ok(said.into())
+            }
+            "renew_held" => {
+                let held = std::mem::take(&mut self.held);
+                Ok(self.renew(held))
+            }
             name => {
                 if let Some(answer) = self.ask(name, args)? {
                     return Ok(answer);
@@ -86,31 +111,50 @@ impl Script {
     fn entry(&mut self, args: &mut ArgumentConsumer<'_>) -> Answered {
         let mut requests = Vec::new();
         while let Some(line) = args.next_pos() {
-            let mut words = line.split_whitespace();
-            let name = words.next().ok_or("an empty command")?;
-            let text = format!("{name} {}\n---\n", words.collect::<Vec<_>>().join(" "));
-            let mut parsed = Parsed::default();
-            goldenscript::generate(&mut parsed, &text)?;
-            requests.append(&mut parsed.requests);
+            requests.append(&mut requests_of(line)?);
         }
         Ok(self.apply(requests))
     }
 
-    /// What renewal a command would travel as.
-    fn as_renewal(&mut self, args: &mut ArgumentConsumer<'_>) -> Answered {
-        let name = pos(args)?;
-        let command = command(name, args)?;
-        match self.state.as_renewal(&command) {
-            None => Ok("not a renewal".into()),
-            Some(renewal) => {
-                let request = RenewalRequest {
-                    author: Author::default(),
-                    rights: Rights::Open,
-                    renewal,
-                };
-                Ok(self.apply(vec![Request::internal(Command::Renew(vec![request]))]))
-            }
+    /// A command many times in one entry; `{}` in it is the number of the time. Only the last outcome is shown.
+    fn repeat(&mut self, args: &mut ArgumentConsumer<'_>) -> Answered {
+        let count: usize = pos(args)?.parse()?;
+        let line = pos(args)?;
+        let mut requests = Vec::new();
+        for number in 1..=count {
+            requests.append(&mut requests_of(&line.replace("{}", &number.to_string()))?);
         }
+        let output = self.apply(requests);
+        let outcomes = output.lines().take(count);
+        Ok(outcomes.last().unwrap_or_default().to_owned())
+    }
+
+    /// The renewal that a command would travel as.
+    fn hold(&self, args: &mut ArgumentConsumer<'_>) -> Result<Option<RenewalRequest>, Box<dyn Error>> {
+        let name = pos(args)?;
+        let renewal = self.state.as_renewal(&command(name, args)?);
+        Ok(renewal.map(|renewal| RenewalRequest {
+            author: Author::default(),
+            rights: Rights::Open,
+            renewal,
+        }))
+    }
+
+    fn renew(&mut self, renewals: Vec<RenewalRequest>) -> String {
+        self.apply(vec![Request::internal(Command::Renew(renewals))])
+    }
+
+    /// The rows of a snapshot, in hexadecimal.
+    fn rows(&self) -> String {
+        let bytes: Vec<_> = snapshot::chunks(&self.state).flatten().collect();
+        let mut rest = &bytes[..];
+        let mut lines = Vec::new();
+        while let Some((length, body)) = rest.split_first_chunk() {
+            let (row, after) = body.split_at(u32::from_le_bytes(*length) as usize);
+            lines.push(hex(row));
+            rest = after;
+        }
+        lines.join("\n")
     }
 
     fn snapshot(&mut self) -> Answered {
@@ -255,9 +299,62 @@ fn bytes(args: &mut ArgumentConsumer<'_>) -> Answered {
     };
     let bytes = codec::encode_entry(&entry);
     assert_eq!(codec::decode_entry(&bytes)?, entry, "an entry comes back");
-    let mut hex = String::new();
-    for byte in bytes {
-        write!(hex, "{byte:02x}")?;
+    Ok(hex(&bytes))
+}
+
+/// What becomes of an entry's bytes, given in hexadecimal.
+fn decode(args: &mut ArgumentConsumer<'_>) -> Answered {
+    let text = pos(args)?;
+    let digits: Vec<_> = text
+        .chars()
+        .map(|digit| digit.to_digit(16))
+        .collect::<Option<_>>()
+        .ok_or("hexadecimal")?;
+    let bytes: Vec<_> = digits
+        .chunks(2)
+        .map(|pair| u8::try_from(pair.iter().fold(0, |sum, digit| sum * 16 + digit)))
+        .collect::<Result<_, _>>()?;
+    Ok(match codec::decode_entry(&bytes) {
+        Ok(entry) => format!("{} requests at {}", entry.requests.len(), entry.time.0),
+        Err(error) => error.to_string(),
+    })
+}
+
+/// The requests that a line of a script means.
+fn requests_of(line: &str) -> Result<Vec<Request>, Box<dyn Error>> {
+    let mut parsed = Parsed::default();
+    goldenscript::generate(&mut parsed, &format!("{line}\n---\n"))?;
+    Ok(parsed.requests)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("a string takes all");
+        hex
+    })
+}
+
+/// Runs every script below a directory, each from an empty state.
+pub(crate) fn run_all(directory: &Path) {
+    let found = files(directory);
+    assert!(!found.is_empty(), "no scripts in {}", directory.display());
+    for path in found {
+        println!("{}", path.display());
+        goldenscript::run(&mut Script::default(), &path).expect("the script runs");
     }
-    Ok(hex)
+}
+
+/// Every file below a directory, in order.
+pub(crate) fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("a directory of scripts") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.append(&mut files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
 }

@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, error::Error, sync::Arc};
 
 use goldenscript::{ArgumentConsumer, Context, Runner};
+use serde::de::DeserializeOwned;
 use spine_core::{
-    Author, CaRoot, CheckDefinition, CheckId, CheckKey, CheckKind, CheckUpdate, Command, Delete, Deregister,
-    ExistingChecks, GrpcProbe, Guard, HttpProbe, Index, InstanceId, InstanceKey, KeyRange, LeaseGrant,
-    LeaseId, Member, NodeDefinition, NodeName, Pace, Put, Register, Renewal, RenewalRequest, Repeat, Request,
-    RequestId, Revision, Rights, Scope, Service, ServiceName, SessionId, Status, Target, TcpProbe,
-    Thresholds, Ttl, UpdateSource, WallTime, Weights,
+    Author, CaRoot, CheckDefinition, CheckKey, CheckKind, CheckUpdate, Command, Delete, Deregister,
+    ExistingChecks, GrpcProbe, Guard, HttpProbe, Index, InstanceKey, KeyRange, LeaseGrant, LeaseId, Member,
+    NodeDefinition, NodeName, Pace, Put, Register, Renewal, RenewalRequest, Repeat, Request, RequestId,
+    Revision, Rights, Scope, Service, ServiceName, SessionId, Status, Target, TcpProbe, Thresholds, Ttl,
+    UpdateSource, WallTime, Weights, codec,
 };
 
 /// Takes commands without applying them: those of one entry.
@@ -69,8 +70,8 @@ pub(crate) fn command(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Com
         "deregister" => {
             let scope = scope(args)?;
             let target = match (args.take_key("instance"), args.take_key("check")) {
-                (Some(id), None) => Target::Instance(InstanceId::parse(id)?),
-                (None, Some(id)) => Target::Check(CheckId::parse(id)?),
+                (Some(id), None) => Target::Instance(unparsed(id)),
+                (None, Some(id)) => Target::Check(unparsed(id)),
                 _ => Target::Node,
             };
             Command::Deregister(Deregister {
@@ -79,12 +80,12 @@ pub(crate) fn command(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Com
                 scope,
             })
         }
-        "report" => report(args)?,
-        "grant" => Command::LeaseGrant(LeaseGrant {
+        "check_update" => report(args)?,
+        "lease_grant" => Command::LeaseGrant(LeaseGrant {
             id: LeaseId(pos(args)?.parse()?),
             ttl: ttl(pos(args)?)?,
         }),
-        "revoke" => Command::LeaseRevoke(LeaseId(pos(args)?.parse()?)),
+        "lease_revoke" => Command::LeaseRevoke(LeaseId(pos(args)?.parse()?)),
         "renew" => {
             let mut renewals = Vec::new();
             while let Some(id) = args.next_pos() {
@@ -98,9 +99,9 @@ pub(crate) fn command(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Com
             Command::Renew(renewals)
         }
         "pulse" => Command::Pulse,
-        "open" => Command::OpenSession,
-        "member" => member(args)?,
-        "root" => Command::CaRootSet(CaRoot {
+        "open_session" => Command::OpenSession,
+        "member_up" => member(args)?,
+        "ca_root_set" => Command::CaRootSet(CaRoot {
             id: pos(args)?.into(),
             trust_domain: "test".into(),
             certificate_pem: value(args)?.into(),
@@ -112,7 +113,7 @@ pub(crate) fn command(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Com
             not_after: WallTime(1),
             sealed_key: None,
         }),
-        "rules" => Command::RulesRaise(pos(args)?.parse()?),
+        "rules_raise" => Command::RulesRaise(pos(args)?.parse()?),
         other => return Err(format!("no command {other:?}").into()),
     })
 }
@@ -121,8 +122,10 @@ pub(crate) fn member(args: &mut ArgumentConsumer<'_>) -> Result<Command, Box<dyn
     let name = node(args)?;
     Ok(Command::MemberUp(Member {
         id: args.take_key("id").unwrap_or("1").parse()?,
-        node_uuid: format!("uuid-of-{name}").into(),
-        host: "10.0.0.1".into(),
+        node_uuid: args
+            .take_key("uuid")
+            .map_or_else(|| format!("uuid-of-{name}").into(), Into::into),
+        host: filled(args.take_key("host").unwrap_or("10.0.0.1")).into(),
         peer_address: "10.0.0.1:8300".into(),
         http_address: "10.0.0.1:8500".into(),
         grpc_address: "".into(),
@@ -185,11 +188,11 @@ pub(crate) fn service_definition(
     };
     let meta: Vec<Arc<str>> = words(args.take_key("meta"));
     Ok(Service {
-        id: InstanceId::parse(args.take_key("id").unwrap_or(name))?,
-        name: ServiceName::parse(name)?,
+        id: unparsed(args.take_key("id").unwrap_or(name)),
+        name: unparsed(name),
         kind: "".into(),
         tags: words(args.take_key("tags")),
-        address: args.take_key("address").unwrap_or_default().into(),
+        address: filled(args.take_key("address").unwrap_or_default()).into(),
         tagged_addresses: BTreeMap::new(),
         port: args.take_key("port").unwrap_or("0").parse()?,
         socket_path: "".into(),
@@ -206,11 +209,14 @@ pub(crate) fn service_definition(
 /// `ID@SERVICE:KIND[:LENGTH][,status=S][,deregister=D]`; without `@SERVICE` it judges the node.
 pub(crate) fn check_definition(text: &str) -> Result<CheckDefinition, Box<dyn Error>> {
     let mut parts = text.split(',');
-    let mut words = parts.next().unwrap_or_default().split(':');
-    let place = words.next().unwrap_or_default();
-    let (id, service) = place
-        .split_once('@')
-        .map_or((place, None), |(id, service)| (id, Some(service)));
+    let place = parts.next().unwrap_or_default();
+    // With a service the id may have colons of its own.
+    let (id, mut words) = match place.split_once('@') {
+        Some((id, rest)) => (id, rest.split(':')),
+        None => (place.split(':').next().unwrap_or_default(), place.split(':')),
+    };
+    let first = words.next().unwrap_or_default();
+    let service = place.contains('@').then_some(first);
     let kind = words.next().unwrap_or("external");
     let length = words.next().map(ttl).transpose()?.unwrap_or(Ttl::seconds(10));
     let speed = Pace {
@@ -244,10 +250,10 @@ pub(crate) fn check_definition(text: &str) -> Result<CheckDefinition, Box<dyn Er
         other => return Err(format!("no kind of check {other:?}").into()),
     };
     let mut definition = CheckDefinition {
-        id: CheckId::parse(id)?,
+        id: unparsed(id),
         name: id.into(),
         notes: "".into(),
-        service: service.map(InstanceId::parse).transpose()?,
+        service: service.map(unparsed),
         status: None,
         output: "".into(),
         kind,
@@ -274,13 +280,13 @@ pub(crate) fn report(args: &mut ArgumentConsumer<'_>) -> Result<Command, Box<dyn
     ) {
         (Some(length), ..) => UpdateSource::ServiceOrImplicit(ttl(length)?),
         (None, Some(member), definition) => UpdateSource::Probe(spine_core::Assignment {
-            member: NodeName::parse(member)?,
+            member: unparsed(member),
             definition: Index(definition.unwrap_or("0").parse()?),
         }),
         (None, None, _) => UpdateSource::Service,
     };
     let scope = scope(args)?;
-    let output = args.take_key("output").unwrap_or_default().into();
+    let output = filled(args.take_key("output").unwrap_or_default()).into();
     let key = check_key(args)?;
     let status = Status::parse(pos(args)?).ok_or("no such status")?;
     Ok(Command::CheckUpdate(CheckUpdate {
@@ -324,7 +330,7 @@ pub(crate) fn range(args: &mut ArgumentConsumer<'_>) -> KeyRange {
 pub(crate) fn interest(args: &mut ArgumentConsumer<'_>) -> Result<Vec<spine_core::Topic>, Box<dyn Error>> {
     use spine_core::Topic;
     if let Some(service) = args.take_key("service") {
-        return Ok(vec![Topic::Service(ServiceName::parse(service)?)]);
+        return Ok(vec![Topic::Service(unparsed(service))]);
     }
     if let Some(prefix) = args.take_key("prefix") {
         return Ok(vec![Topic::Keys(KeyRange::prefix(prefix.to_owned().into()))]);
@@ -348,28 +354,41 @@ pub(crate) fn value(args: &mut ArgumentConsumer<'_>) -> Result<String, Box<dyn E
     }
 }
 
+/// The text, but `x*N` stands for so many letters.
+fn filled(text: &str) -> String {
+    let times = |(letter, count): (&str, &str)| Some(letter.repeat(count.parse().ok()?));
+    text.split_once('*')
+        .and_then(times)
+        .unwrap_or_else(|| text.to_owned())
+}
+
+/// A name as it comes from the log: nobody has looked at it yet.
+fn unparsed<N: DeserializeOwned>(text: &str) -> N {
+    codec::decode_row(&codec::encode_row(&filled(text))).expect("a name is a string in the log")
+}
+
 pub(crate) fn instance(args: &mut ArgumentConsumer<'_>) -> Result<InstanceKey, Box<dyn Error>> {
     let (node, id) = pos(args)?.split_once('/').ok_or("NODE/ID")?;
     Ok(InstanceKey {
-        node: NodeName::parse(node)?,
-        id: InstanceId::parse(id)?,
+        node: unparsed(node),
+        id: unparsed(id),
     })
 }
 
 pub(crate) fn check_key(args: &mut ArgumentConsumer<'_>) -> Result<CheckKey, Box<dyn Error>> {
     let (node, id) = pos(args)?.split_once('/').ok_or("NODE/ID")?;
     Ok(CheckKey {
-        node: NodeName::parse(node)?,
-        id: CheckId::parse(id)?,
+        node: unparsed(node),
+        id: unparsed(id),
     })
 }
 
 pub(crate) fn service(args: &mut ArgumentConsumer<'_>) -> Result<ServiceName, Box<dyn Error>> {
-    Ok(ServiceName::parse(pos(args)?)?)
+    Ok(unparsed(pos(args)?))
 }
 
 pub(crate) fn node(args: &mut ArgumentConsumer<'_>) -> Result<NodeName, Box<dyn Error>> {
-    Ok(NodeName::parse(pos(args)?)?)
+    Ok(unparsed(pos(args)?))
 }
 
 pub(crate) fn pos<'a>(args: &mut ArgumentConsumer<'a>) -> Result<&'a str, Box<dyn Error>> {
