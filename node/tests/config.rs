@@ -1,0 +1,149 @@
+//! What a server is told: where each value comes from, and what is refused before anything is opened.
+
+use std::{io::Write, path::Path};
+
+use spine_core::Ttl;
+use spine_node::config::{Config, ConfigError, HostPort, LogFormat, Mode, Options, OrOff, defaults};
+
+/// A command line, as clap reads it.
+#[derive(clap::Parser)]
+struct CommandLine {
+    #[command(flatten)]
+    options: Options,
+}
+
+fn flags(line: &str) -> Options {
+    use clap::Parser;
+    let arguments = std::iter::once("spine").chain(line.split_whitespace());
+    CommandLine::try_parse_from(arguments).unwrap().options
+}
+
+fn dev(line: &str) -> Result<Config, ConfigError> {
+    Config::resolve(Mode::Dev, flags(line), None)
+}
+
+fn serve(line: &str) -> Result<Config, ConfigError> {
+    Config::resolve(Mode::Serve, flags(line), None)
+}
+
+fn with_file(line: &str, file: &str) -> Result<Config, ConfigError> {
+    let mut written = tempfile::NamedTempFile::new().unwrap();
+    written.write_all(file.as_bytes()).unwrap();
+    Config::resolve(Mode::Dev, flags(line), Some(written.path()))
+}
+
+fn refusal(outcome: Result<Config, ConfigError>) -> String {
+    outcome.expect_err("is refused").to_string()
+}
+
+#[test]
+fn dev_needs_nothing_and_lets_nobody_else_in() {
+    let config = dev("").unwrap();
+    let http = config.http.unwrap();
+    assert_eq!(http.bind, HostPort::new("127.0.0.1", 8500));
+    assert!(http.is_loopback());
+    assert_eq!(config.grpc.unwrap().bind, HostPort::new("127.0.0.1", 8502));
+    assert_eq!(config.data_dir, None, "a temporary directory");
+    assert_eq!(config.default_service_ttl, Some(Ttl::seconds(30)));
+    assert_eq!(config.datacenter, "dc1");
+    assert_eq!(config.connections_max, defaults::CONNECTIONS_MAX);
+    assert!(!config.name.as_str().is_empty(), "the machine's name");
+}
+
+#[test]
+fn serve_says_who_may_write_and_where_its_data_is() {
+    let ungoverned = refusal(serve("--data-dir /d"));
+    assert!(ungoverned.contains("--governance-root FILE") && ungoverned.contains("--governance open"), "{ungoverned}");
+    assert!(refusal(serve("--governance open")).contains("--data-dir"));
+    let config = serve("--governance open --data-dir /d").unwrap();
+    assert_eq!(config.data_dir.as_deref(), Some(Path::new("/d")));
+    assert_eq!(config.default_service_ttl, None, "registrations stay");
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name() {
+    for (line, option) in [
+        ("--etcd-addr 127.0.0.1:2379", "--etcd-addr"),
+        ("--dns-addr 127.0.0.1:8600", "--dns-addr"),
+        ("--peer-addr 127.0.0.1:8300", "--peer-addr"),
+        ("--advertise-peer-addr 10.0.0.1:8300", "--advertise-peer-addr"),
+        ("--join 10.0.0.1:8300", "--join"),
+        ("--initial-cluster a=h:1,b=h:2", "--initial-cluster"),
+        ("--governance strict", "--governance"),
+        ("--governance-root /f", "--governance-root"),
+    ] {
+        let refused = dev(line).expect_err(line);
+        assert!(matches!(refused, ConfigError::NotBuilt { .. }), "{line}: {refused}");
+        assert!(refused.to_string().starts_with(&format!("{option}: ")), "{line}: {refused}");
+    }
+    // Saying that it is off is right, today and later.
+    assert!(dev("--etcd-addr off --dns-addr off --peer-addr off").is_ok());
+}
+
+#[test]
+fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+    let file = r#"
+        name = "from-file"
+        datacenter = "dc7"
+        http-addr = "127.0.0.1:9500"
+        grpc-addr = "off"
+        default-service-ttl = "1m30s"
+        probe-allow = ["10.0.0.0/8", "fd00::/8"]
+        log-format = "json"
+        connections-max = 10
+    "#;
+    let config = with_file("--name from-flag --http-addr [::1]:9501", file).unwrap();
+    assert_eq!(config.name.as_str(), "from-flag");
+    assert_eq!(config.http.unwrap().bind, HostPort::new("::1", 9501));
+    assert_eq!(config.datacenter, "dc7");
+    assert_eq!(config.grpc, None);
+    assert_eq!(config.default_service_ttl, Some(Ttl::seconds(90)));
+    assert_eq!(config.probe_allow.unwrap().len(), 2);
+    assert_eq!(config.log_format, LogFormat::Json);
+    assert_eq!(config.connections_max, 10);
+}
+
+#[test]
+fn a_misspelt_line_of_the_file_is_an_error_with_its_place() {
+    let refused = refusal(with_file("", "nmae = \"a\"\n"));
+    assert!(refused.contains("nmae") && refused.contains("line 1"), "{refused}");
+    let refused = refusal(with_file("", "\nhttp-addr = \"8500\"\n"));
+    assert!(refused.contains("\"8500\" is not HOST:PORT"), "{refused}");
+    let refused = refusal(Config::resolve(Mode::Dev, flags(""), Some(Path::new("/nowhere/spine.toml"))));
+    assert!(refused.contains("/nowhere/spine.toml"), "{refused}");
+}
+
+#[test]
+fn values_that_can_not_be_are_refused() {
+    for (line, option) in [
+        ("--name a/b", "--name"),
+        ("--datacenter DC1", "--datacenter"),
+        ("--default-service-ttl 1s", "--default-service-ttl"),
+        ("--connections-max 0", "--connections-max"),
+        ("--http-addr off --advertise-http-addr h:1", "--advertise-http-addr"),
+        ("--name a --initial-cluster b=h:1", "--initial-cluster"),
+    ] {
+        let refused = refusal(dev(line));
+        assert!(refused.starts_with(&format!("{option}: ")), "{line}: {refused}");
+    }
+    assert_eq!(dev("--default-service-ttl off").unwrap().default_service_ttl, None);
+}
+
+#[test]
+fn a_cluster_of_one_knows_its_peer_address() {
+    let config = dev("--name a --initial-cluster a=10.0.0.1:8300").unwrap();
+    assert_eq!(config.peer, Some(HostPort::new("10.0.0.1", 8300)));
+}
+
+#[test]
+fn addresses_are_read_as_people_write_them() {
+    for (text, host, port) in [("localhost:80", "localhost", 80), ("[::1]:80", "::1", 80), ("0.0.0.0:0", "0.0.0.0", 0)] {
+        let address: HostPort = text.parse().unwrap();
+        assert_eq!((address.host.as_str(), address.port), (host, port));
+        assert_eq!(address.to_string(), text);
+    }
+    for text in ["", "80", ":80", "::1:80", "host:", "host:99999", "http://host:80", "ho st:80", "[::1:80"] {
+        assert!(text.parse::<HostPort>().is_err(), "{text:?}");
+    }
+    assert_eq!("off".parse::<OrOff<HostPort>>().unwrap(), OrOff::Off);
+}
