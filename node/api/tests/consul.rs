@@ -18,7 +18,7 @@ use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::BodyExt;
 use spine_api::{
     Context as Call, Registry,
-    consul::{Host, Settings, router},
+    consul::{Host, Settings, hex_router, router},
     local::Local,
 };
 use spine_core::{CaRoot, Command as Change, Dialect, Member, NodeName, Ttl, WallTime};
@@ -64,6 +64,18 @@ fn a_script_with_another_output_fails() {
     );
 }
 
+#[test]
+fn a_listener_may_have_the_hex_mount_at_its_root() {
+    let mut script = Script::default();
+    script.router = hex_router(script.local.clone(), settings());
+    let session = "PUT \"/v1/kv/a\" '{\"Value\":\"6869\"}'\nGET \"/v1/kv/a\"\nGET \"/v1/kv/a?raw\"\n---\n";
+    let output = goldenscript::generate(&mut script, session).expect("it runs");
+    assert!(
+        output.contains(r#""Value":"6869""#) && output.contains("\nhi\n"),
+        "{output}"
+    );
+}
+
 /// What only the node knows.
 struct Around;
 
@@ -80,6 +92,16 @@ impl Host for Around {
     }
 }
 
+fn settings() -> Settings {
+    Settings {
+        datacenter: "dc1".into(),
+        node: NodeName::parse("n1").expect("a name"),
+        default_service_ttl: Some(Ttl::seconds(30)),
+        version: "0.1.0".into(),
+        host: Arc::new(Around),
+    }
+}
+
 /// A registry with one server, the dialect in front of it, and requests that wait for an answer.
 struct Script {
     runtime: Runtime,
@@ -90,22 +112,14 @@ struct Script {
 
 impl Default for Script {
     fn default() -> Self {
-        let node = NodeName::parse("n1").expect("a name");
-        let local = Arc::new(Local::new(node.clone()));
-        let settings = Settings {
-            datacenter: "dc1".into(),
-            node,
-            default_service_ttl: Some(Ttl::seconds(30)),
-            version: "0.1.0".into(),
-            host: Arc::new(Around),
-        };
+        let local = Arc::new(Local::new(settings().node));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build();
         let script = Self {
             runtime: runtime.expect("a runtime"),
-            router: router(local.clone(), settings),
+            router: router(local.clone(), settings()),
             local,
             begun: BTreeMap::new(),
         };
@@ -174,6 +188,13 @@ impl Runner for Script {
             "ca" => {
                 args.reject_next()?;
                 self.change(Change::CaRootSet(ca_root()))
+            }
+            // The server stops: nobody waits any more.
+            "close" => {
+                args.reject_next()?;
+                self.local.hub().close();
+                self.settle();
+                Ok(String::new())
             }
             // Requests wait in the hub.
             "waiting" => {

@@ -7,6 +7,7 @@ use axum::{Router, body::Body};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use spine_api::{
     Context, Registry,
@@ -248,11 +249,14 @@ fn filter() -> impl Strategy<Value = String> {
     prop_oneof![3 => words, 1 => any::<String>()]
 }
 
+fn escape(text: &str) -> String {
+    percent_encode(text.as_bytes(), NON_ALPHANUMERIC).to_string()
+}
+
 fn query() -> impl Strategy<Value = String> {
-    let escaped = |text: String| -> String { text.bytes().map(|byte| format!("%{byte:02x}")).collect() };
     let value = prop_oneof![
         4 => select(VALUES).prop_map(str::to_owned),
-        2 => filter().prop_map(escaped),
+        2 => filter().prop_map(|text| escape(&text)),
     ];
     let pair = (select(PARAMETERS), option::of(value))
         .prop_map(|(name, value)| value.map_or(name.to_owned(), |value| format!("{name}={value}")));
@@ -335,7 +339,7 @@ fn request() -> impl Strategy<Value = Request<Body>> {
             ][..]
         )
         .prop_map(str::to_owned),
-        "[ -~]{0,20}".prop_map(|text| text.bytes().map(|byte| format!("%{byte:02x}")).collect()),
+        "[ -~]{0,20}".prop_map(|text| escape(&text)),
     ];
     (method, select(PATHS), rest, query(), body()).prop_filter_map(
         "a URI",
@@ -350,28 +354,30 @@ fn request() -> impl Strategy<Value = Request<Body>> {
     )
 }
 
+/// `PROPTEST_CASES` asks for more than the usual number.
+fn config() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig {
+        cases: usual.cases.max(4_000),
+        failure_persistence: None,
+        ..usual
+    }
+}
+
 #[test]
 fn every_request_is_answered() {
     // One server for all of them: what was registered by one is met by the next.
     let server = Server::start();
-    let config = ProptestConfig {
-        cases: 4_000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
+    let config = config();
     proptest!(config, |(request in request())| server.survives(request)?);
 }
 
 #[test]
 fn every_filter_is_answered() {
     let server = Server::start();
-    let config = ProptestConfig {
-        cases: 4_000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
+    let config = config();
     proptest!(config, |(filter in filter(), path in select(PATHS))| {
-        let filter: String = filter.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let filter = escape(&filter);
         let request = Request::builder().uri(format!("{path}?filter={filter}"));
         server.survives(request.body(Body::empty()).expect("a request"))?;
     });

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use spine_core::{Index, Query};
+use spine_core::{Answer, Index, Query};
 use tokio::time::Instant;
 
 use super::{call::Call, error::Failure};
@@ -45,21 +45,33 @@ impl Call {
         consistency: Consistency,
         wait: Option<(Index, Duration)>,
     ) -> Result<Found<Q::Value>, Failure> {
-        let cx = self.context(consistency);
         let blocking = wait.map(|(floor, wait)| Blocking {
             floor,
             until: Instant::now() + self.spread(wait),
         });
-        let answer = match self.registry().read(&cx, query, blocking).await {
-            // Who waited gets what there is, not a broken connection.
-            Err(Error::ShuttingDown) if blocking.is_some() => query.ask(&self.registry().hub().newest()),
-            answer => answer?,
-        };
+        let answer = self.read(query, consistency, blocking).await?;
         let headers = describe(answer.index, consistency, &self.registry().status());
         Ok(Found {
             value: answer.value,
             headers,
         })
+    }
+
+    /// Reads, and waits if asked to. Who waits when the node stops gets what there is, not a broken connection.
+    pub(crate) async fn read<Q: Query>(
+        &self,
+        query: &Q,
+        consistency: Consistency,
+        blocking: Option<Blocking>,
+    ) -> Result<Answer<Q::Value>, Failure> {
+        match self
+            .registry()
+            .read(&self.context(consistency), query, blocking)
+            .await
+        {
+            Err(Error::ShuttingDown) if blocking.is_some() => Ok(query.ask(&self.registry().hub().newest())),
+            answer => Ok(answer?),
+        }
     }
 
     fn wish(&self) -> Result<Wish, Failure> {

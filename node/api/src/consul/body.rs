@@ -95,7 +95,7 @@ pub(crate) struct WeightsBody {
 }
 
 /// A check that an agent is to keep: of `agent/check/register`, or within a service.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 #[expect(clippy::struct_excessive_bools, reason = "the wire's fields")]
 pub(crate) struct CheckBody {

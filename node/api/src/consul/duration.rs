@@ -256,6 +256,18 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_printed_is_read_back(nanos: i64) {
+            proptest::prop_assert_eq!(GoDuration::parse(&GoDuration(nanos).to_string()), Ok(GoDuration(nanos)));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "[-+0-9.a-z\u{b5}]{0,24}") {
+            let _ = GoDuration::parse(&text);
+        }
+    }
+
     #[test]
     fn a_number_is_nanoseconds() {
         assert_eq!(

@@ -296,3 +296,96 @@ fn registry_text(error: &registry::Error) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use spine_core::{CheckId, InstanceId};
+
+    use super::*;
+
+    /// What the registry says, and what a client reads of it.
+    #[test]
+    fn what_the_registry_says_is_told_in_consuls_words() {
+        let instance = InstanceId::parse("web").unwrap();
+        let check = CheckId::parse("web").unwrap();
+        let cases: Vec<(Failure, u16, &str)> = vec![
+            (registry::Error::NoLeader.into(), 500, "No cluster leader"),
+            (
+                registry::Error::Unknown("no answer in 5s".into()).into(),
+                500,
+                "outcome unknown: no answer in 5s",
+            ),
+            (
+                registry::Error::Deadline("reading".into()).into(),
+                500,
+                "deadline exceeded while reading",
+            ),
+            (
+                registry::Error::ShuttingDown.into(),
+                500,
+                "the node is shutting down",
+            ),
+            (
+                registry::Error::Overloaded {
+                    what: "waiting requests".into(),
+                    limit: 7,
+                }
+                .into(),
+                429,
+                "too many waiting requests: at most 7 at once",
+            ),
+            (
+                registry::Error::Unsupported("x".into()).into(),
+                501,
+                "not supported by this Spine release: x",
+            ),
+            (
+                registry::Error::Refused(Rejection::UnknownInstance(instance)).into(),
+                404,
+                "Unknown service ID \"web\". Ensure that the service ID is passed, not the service name.",
+            ),
+            (
+                Rejection::NotTtl(check).into(),
+                400,
+                "CheckID \"web\" does not have associated TTL",
+            ),
+            (
+                Rejection::Invalid("invalid service address".into()).into(),
+                400,
+                "Invalid service address",
+            ),
+            (
+                Rejection::TooLarge {
+                    what: "key".into(),
+                    size: 9,
+                    limit: 8,
+                }
+                .into(),
+                413,
+                "Key is 9 bytes long, at most 8 are allowed",
+            ),
+            (
+                Rejection::TooMany {
+                    what: "nodes".into(),
+                    limit: 8,
+                }
+                .into(),
+                429,
+                "Too many nodes: at most 8 are allowed",
+            ),
+        ];
+        for (failure, status, text) in cases {
+            assert_eq!((failure.status().as_u16(), &*failure.to_string()), (status, text));
+        }
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_marked() {
+        let reply = Failure::from(registry::Error::Unknown("x".into()))
+            .reply()
+            .into_response();
+        assert_eq!(reply.headers()["x-spine-outcome"], "unknown");
+        let reply = Failure::from(registry::Error::NoLeader).reply().into_response();
+        assert!(reply.headers().get("x-spine-outcome").is_none());
+    }
+}

@@ -37,7 +37,7 @@ use std::sync::{
 use axum::{Router, extract::Request};
 use spine_core::{NodeName, Ttl, WallTime};
 
-use self::cache::Cache;
+use self::{cache::Cache, wire::Encoding};
 use crate::registry::Registry;
 
 /// The release of Consul whose behaviour is kept: clients branch on it.
@@ -72,9 +72,20 @@ pub trait Host: Send + Sync {
 ///
 /// Where a `ConnectInfo<SocketAddr>` travels with a request, that is its peer.
 pub fn router(registry: Arc<dyn Registry>, settings: Settings) -> Router {
+    mounted(registry, settings, Encoding::Base64)
+}
+
+/// The same with what `/hex` mounts at the root as well: for a listener of its own, where the second tutorial's
+/// class is to be used without touching even its URL.
+pub fn hex_router(registry: Arc<dyn Registry>, settings: Settings) -> Router {
+    mounted(registry, settings, Encoding::Hex)
+}
+
+fn mounted(registry: Arc<dyn Registry>, settings: Settings, root_encoding: Encoding) -> Router {
     let dialect = Arc::new(Dialect {
         registry,
         settings,
+        root_encoding,
         cache: Cache::default(),
         drawn: AtomicU64::new(0),
     });
@@ -88,6 +99,8 @@ pub fn router(registry: Arc<dyn Registry>, settings: Settings) -> Router {
 struct Dialect {
     registry: Arc<dyn Registry>,
     settings: Settings,
+    /// How values are written where the path names no mount.
+    root_encoding: Encoding,
     cache: Cache,
     /// How many numbers [`Dialect::draw`] has given.
     drawn: AtomicU64,

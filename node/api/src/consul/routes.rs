@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::{ConnectInfo, Request},
 };
 use bytes::{Bytes, BytesMut};
@@ -108,7 +108,7 @@ async fn handle(dialect: Arc<Dialect>, parts: &Parts, body: Body) -> Handled {
     let whole = parts.uri.path();
     let (path, encoding) = match whole.strip_prefix(HEX_MOUNT) {
         Some(path) if path.starts_with("/v1/kv/") || path == "/v1/kv" => (path, Encoding::Hex),
-        _ => (whole, Encoding::Base64),
+        _ => (whole, dialect.root_encoding),
     };
     let Some((route, rest)) = find(path) else {
         return unsupported::answer(path);
@@ -140,7 +140,7 @@ async fn handle(dialect: Arc<Dialect>, parts: &Parts, body: Body) -> Handled {
         rest: rest.to_owned(),
         params,
         headers: parts.headers.clone(),
-        body: read_body(body, limit).await?,
+        body: read_body(body, limit, parts.headers.contains_key(header::EXPECT)).await?,
         encoding,
         peer: peer.map(|ConnectInfo(address)| address.to_string().into()),
     };
@@ -200,7 +200,17 @@ pub(crate) fn check_datacenter(dialect: &Dialect, name: &str) -> Result<(), Fail
 
 /// Reads a body within its bound. What is somewhat too large is read to its end and dropped, so that the client,
 /// which is still sending, gets to read the refusal.
-async fn read_body(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
+///
+/// A client that asks before it sends is refused before it sends, and so is one that says that it has far too much.
+async fn read_body(mut body: Body, limit: usize, asks: bool) -> Result<Bytes, Failure> {
+    let too_large = |size: u64| Failure::BodyTooLarge {
+        size,
+        limit: limit as u64,
+    };
+    let said = body.size_hint().exact().unwrap_or(0);
+    if said > limit as u64 && (asks || said > (limit * DRAINED_TIMES) as u64) {
+        return Err(too_large(said));
+    }
     let mut kept = BytesMut::new();
     let mut size = 0;
     let until = tokio::time::Instant::now() + limits::BODY_TIME_MAX;
@@ -220,10 +230,7 @@ async fn read_body(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
         }
     }
     if size > limit {
-        return Err(Failure::BodyTooLarge {
-            size: size as u64,
-            limit: limit as u64,
-        });
+        return Err(too_large(size as u64));
     }
     Ok(kept.freeze())
 }
@@ -264,6 +271,40 @@ mod tests {
         assert_eq!(path_of("/v1/kvx"), None);
         assert_eq!(path_of("/v2/kv/a"), None);
         assert_eq!(path_of(""), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        let body = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let failure = read_body(body, 10, false).await.unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "Request body could not be read: it took too long"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_body_without_end_is_not_read_to_its_end() {
+        let chunk = || Ok::<_, std::io::Error>(Bytes::from_static(b"1234567"));
+        let body = Body::from_stream(futures::stream::repeat_with(chunk));
+        let failure = read_body(body, 10, false).await.unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "Request body(84 bytes) too large, max size: 10 bytes"
+        );
+    }
+
+    #[tokio::test]
+    async fn who_asks_before_sending_is_refused_before_sending() {
+        let failure = read_body(Body::from("12345678901"), 10, true).await.unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "Request body(11 bytes) too large, max size: 10 bytes"
+        );
+        assert_eq!(
+            read_body(Body::from("1234567890"), 10, true).await.unwrap(),
+            "1234567890"
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::is_clusters_service;
 use crate::{
     consul::{
-        body::{self, ServiceBody},
+        body::{self, CheckBody, ServiceBody},
         call::{Call, Handled},
         definition,
         error::Failure,
@@ -20,7 +20,7 @@ use crate::{
         reply::Reply,
         wire::{AgentServiceWire, InOrder},
     },
-    read::{Blocking, Read},
+    read::Blocking,
     registry::Consistency,
 };
 
@@ -30,9 +30,9 @@ pub(crate) async fn register(call: Call) -> Handled {
     if body.name.is_empty() {
         return Err(Failure::MissingServiceName);
     }
-    let checks = body
-        .check
-        .take()
+    // An empty `Check` is as good as none: clients that have no check send one.
+    let check = body.check.take().filter(|check| *check != CheckBody::default());
+    let checks = check
         .into_iter()
         .chain(std::mem::take(&mut body.checks))
         .collect();
@@ -107,13 +107,12 @@ pub(crate) async fn one(call: Call) -> Handled {
         id: InstanceId::parse(&id)?,
     };
     let known = call.params.text("hash");
-    let cx = call.context(Consistency::Stale);
     let query = InstanceHealth(key);
     let until = Instant::now() + call.hash_wait()?;
     let mut floor = None;
     loop {
         let blocking = floor.map(|floor| Blocking { floor, until });
-        let Answer { value, index, .. } = call.registry().read(&cx, &query, blocking).await?;
+        let Answer { value, index, .. } = call.read(&query, Consistency::Stale, blocking).await?;
         let instance = value.ok_or_else(|| Failure::NoService(id.clone()))?.instance;
         let mut wire = AgentServiceWire::of(&instance, call.datacenter());
         let hash = content_hash(&wire);
