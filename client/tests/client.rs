@@ -1,4 +1,5 @@
 //! The client against servers that do as they are told: what it tries again, what it doesn't, where a watch goes on.
+#![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod scripted;
 

@@ -3,6 +3,7 @@
 //! Each script begins with a registry in memory that has one server, `n1`, behind the native API on a port of its own.
 //! `UPDATE_GOLDENFILES=1` writes the output anew; then read it.
 #![cfg(feature = "server")]
+#![expect(clippy::disallowed_methods, reason = "a test lives in the real world")]
 
 use std::{
     error::Error,

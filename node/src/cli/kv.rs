@@ -58,7 +58,7 @@ enum Command {
         /// The key
         key: String,
         /// Delete all keys that begin with it
-        #[arg(long, conflicts_with_all = ["if_index", "if_revision"])]
+        #[arg(long, conflicts_with_all = ["index", "revision"])]
         prefix: bool,
         #[command(flatten)]
         condition: DeleteCondition,
@@ -79,14 +79,14 @@ enum Command {
 #[group(multiple = false)]
 struct Condition {
     /// Only if there is no such key
-    #[arg(long)]
-    if_absent: bool,
+    #[arg(long = "if-absent")]
+    absent: bool,
     /// Only if it was last changed at this index
-    #[arg(long, value_name = "INDEX")]
-    if_index: Option<u64>,
+    #[arg(long = "if-index", value_name = "INDEX")]
+    index: Option<u64>,
     /// Only if it was last changed at this revision
-    #[arg(long, value_name = "REVISION")]
-    if_revision: Option<u64>,
+    #[arg(long = "if-revision", value_name = "REVISION")]
+    revision: Option<u64>,
 }
 
 /// When to delete (check-and-set).
@@ -94,17 +94,15 @@ struct Condition {
 #[group(multiple = false)]
 struct DeleteCondition {
     /// Only if it was last changed at this index
-    #[arg(long, value_name = "INDEX")]
-    if_index: Option<u64>,
+    #[arg(long = "if-index", value_name = "INDEX")]
+    index: Option<u64>,
     /// Only if it was last changed at this revision
-    #[arg(long, value_name = "REVISION")]
-    if_revision: Option<u64>,
+    #[arg(long = "if-revision", value_name = "REVISION")]
+    revision: Option<u64>,
 }
 
-fn guard(if_index: Option<u64>, if_revision: Option<u64>) -> Option<Guard> {
-    if_index
-        .map(Guard::ModifyIndex)
-        .or(if_revision.map(Guard::ModRevision))
+fn guard(index: Option<u64>, revision: Option<u64>) -> Option<Guard> {
+    index.map(Guard::ModifyIndex).or(revision.map(Guard::ModRevision))
 }
 
 impl Kv {
@@ -124,10 +122,10 @@ impl Kv {
                 } else {
                     value.into_bytes()
                 };
-                let guard = if condition.if_absent {
+                let guard = if condition.absent {
                     Some(Guard::Absent)
                 } else {
-                    guard(condition.if_index, condition.if_revision)
+                    guard(condition.index, condition.revision)
                 };
                 let request = v1::PutRequest {
                     key: key.into(),
@@ -146,7 +144,7 @@ impl Kv {
                 prefix: false,
                 condition,
             } => {
-                let guard = guard(condition.if_index, condition.if_revision);
+                let guard = guard(condition.index, condition.revision);
                 delete(&client, streams, format, key, guard).await
             }
             Command::List { prefix, keys_only } => list(&client, streams, format, prefix, keys_only).await,

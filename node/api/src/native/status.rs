@@ -25,13 +25,21 @@ pub(super) fn of(error: &Error) -> Status {
         RETRY,
         MetadataValue::from_static(if row.retry { "true" } else { "false" }),
     );
-    let outcome = if matches!(error, Error::Unknown(_)) {
+    let outcome = if is_unknown(error) {
         "unknown"
     } else {
         "not-applied"
     };
     metadata.insert(OUTCOME, MetadataValue::from_static(outcome));
     status
+}
+
+/// Whether the command may have taken effect, now or in an earlier attempt of the same request.
+fn is_unknown(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Unknown(_) | Error::Refused(Rejection::UnknownSession(_) | Rejection::AnsweredBefore { .. })
+    )
 }
 
 /// The status that ends a watch.

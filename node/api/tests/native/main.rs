@@ -1,0 +1,10 @@
+//! The native API over a loopback connection, on a registry in memory with one server, `n1`.
+#![expect(clippy::disallowed_methods, reason = "a test lives in the real world")]
+#![expect(clippy::unwrap_used, reason = "all of this is tests")]
+
+mod calls;
+mod catalog;
+mod keys;
+mod served;
+mod statuses;
+mod watch;

@@ -1,0 +1,174 @@
+//! Watches.
+
+use spine_api::Registry;
+use spine_core::limits::LOG_EVENTS_MAX;
+use spine_proto::v1::{self, event::Change, topic::Topic};
+use tonic::Code;
+
+use crate::served::{Served, prefix, put};
+
+fn watch_of(topic: Topic, from: Option<u64>) -> v1::WatchRequest {
+    v1::WatchRequest {
+        topics: vec![v1::Topic { topic: Some(topic) }],
+        from_index: from,
+        progress_interval_ms: 100,
+        ..v1::WatchRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn a_watch_says_where_it_begins_tells_what_happens_and_that_nothing_does() {
+    let served = Served::start().await;
+    let mut kv = served.kv();
+    let before = kv.put(put("app/a", "1")).await.unwrap().into_inner().index;
+    let app = || Topic::Keys(prefix("app/"));
+    let request = v1::WatchRequest {
+        with_before: true,
+        ..watch_of(app(), None)
+    };
+    let mut told = served.watch().watch(request).await.unwrap().into_inner();
+    let opening = told.message().await.unwrap().unwrap();
+    assert_eq!((opening.events.len(), opening.index), (0, before));
+
+    kv.put(put("other", "1")).await.unwrap();
+    let index = kv.put(put("app/a", "2")).await.unwrap().into_inner().index;
+    let message = loop {
+        let message = told.message().await.unwrap().unwrap();
+        if !message.events.is_empty() {
+            break message;
+        }
+    };
+    assert_eq!(message.index, index);
+    let [
+        v1::Event {
+            change: Some(Change::Key(change)),
+            ..
+        },
+    ] = &message.events[..]
+    else {
+        panic!("{message:?}")
+    };
+    assert_eq!(change.before.as_ref().unwrap().value, "1");
+    assert_eq!(change.after.as_ref().unwrap().value, "2");
+    // Nothing happens to the topic, and the index moves on with what happens elsewhere.
+    let elsewhere = kv.put(put("other", "2")).await.unwrap().into_inner().index;
+    loop {
+        let progress = told.message().await.unwrap().unwrap();
+        assert!(progress.events.is_empty());
+        if progress.index == elsewhere {
+            break;
+        }
+    }
+    // A new stream from an old index tells it again; without `with_before` only what is.
+    let mut again = served
+        .watch()
+        .watch(watch_of(app(), Some(before)))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(again.message().await.unwrap().unwrap().index, before);
+    let message = again.message().await.unwrap().unwrap();
+    let Some(Change::Key(change)) = &message.events[0].change else {
+        panic!("{message:?}")
+    };
+    assert_eq!(change.before, None);
+}
+
+#[tokio::test]
+async fn events_of_one_request_may_come_in_several_messages() {
+    let served = Served::start().await;
+    let mut kv = served.kv();
+    let large = "x".repeat(400 << 10);
+    for key in ["a", "b", "c", "d"] {
+        let request = v1::PutRequest {
+            key: key.into(),
+            value: large.clone().into(),
+            ..v1::PutRequest::default()
+        };
+        kv.put(request).await.unwrap();
+    }
+    let request = v1::DeleteRequest {
+        range: Some(prefix("")),
+        guard: None,
+    };
+    let deleted = kv.delete(request).await.unwrap().into_inner().index;
+
+    let request = v1::WatchRequest {
+        with_before: true,
+        ..watch_of(Topic::Everything(v1::Everything {}), Some(deleted - 2))
+    };
+    let mut told = served.watch().watch(request).await.unwrap().into_inner();
+    told.message().await.unwrap().unwrap();
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|(index, _)| *index < deleted) {
+        let message = told.message().await.unwrap().unwrap();
+        seen.push((
+            message.index,
+            message.events.iter().map(|event| event.index).collect::<Vec<_>>(),
+        ));
+    }
+    // The put of "d" and the beginning of the delete, then its rest; the index moves when a request is told whole.
+    let d = deleted;
+    assert_eq!(seen, [(d - 1, vec![d - 1, d]), (d - 1, vec![d, d]), (d, vec![d])]);
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_the_server_stops() {
+    let served = Served::start().await;
+    let mut told = served
+        .watch()
+        .watch(watch_of(Topic::Nodes(v1::Nodes {}), None))
+        .await
+        .unwrap()
+        .into_inner();
+    told.message().await.unwrap().unwrap();
+    served.registry.hub().close();
+    let status = loop {
+        match told.message().await {
+            Ok(Some(progress)) => assert!(progress.events.is_empty()),
+            Ok(None) => panic!("it says why"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.metadata().get("spine-code").unwrap(), "shutting_down");
+    assert_eq!(status.code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_watch_from_before_the_change_log_is_told_where_that_begins() {
+    let served = Served::start().await;
+    // More than the change log holds: the oldest go.
+    let mut last = 0;
+    for number in 0..=LOG_EVENTS_MAX {
+        last = served.registry.put_here("k", number.to_string()).await;
+    }
+    let status = {
+        let mut told = served
+            .watch()
+            .watch(watch_of(Topic::Nodes(v1::Nodes {}), Some(0)))
+            .await
+            .unwrap()
+            .into_inner();
+        told.message().await.unwrap().unwrap();
+        told.message().await.unwrap_err()
+    };
+    assert_eq!(status.code(), Code::OutOfRange);
+    assert_eq!(status.metadata().get("spine-code").unwrap(), "compacted");
+    let oldest = status
+        .metadata()
+        .get("spine-oldest-index")
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let from = oldest.parse::<u64>().unwrap() - 1;
+    assert!((1..last).contains(&from));
+    let mut told = served
+        .watch()
+        .watch(watch_of(Topic::Nodes(v1::Nodes {}), Some(from)))
+        .await
+        .unwrap()
+        .into_inner();
+    told.message().await.unwrap().unwrap();
+    assert_eq!(told.message().await.unwrap().unwrap().index, last);
+}
