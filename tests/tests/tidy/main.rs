@@ -95,7 +95,8 @@ fn no_word_of_the_build_machine() {
 
 #[test]
 fn every_command_and_every_rejection_has_a_golden_script() {
-    let scripts = tree::scripts("node/core/tests/scripts/");
+    let folders = ["node/core/tests/scripts/", "node/core/tests/bounds/"];
+    let scripts: Vec<String> = folders.into_iter().flat_map(tree::scripts).collect();
     let commands = Source::of("node/core/src/command.rs").variants("Command");
     let grammar = Source::of("node/core/tests/script/parse.rs");
     none(coverage::commands(&commands, &grammar, &scripts));
