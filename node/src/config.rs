@@ -245,10 +245,10 @@ fn check_governance(mode: Mode, said: &Options) -> Result<(), ConfigError> {
     }
 }
 
-fn invalid(option: &'static str, problem: impl ToString) -> ConfigError {
+fn invalid(option: &'static str, problem: impl Into<String>) -> ConfigError {
     ConfigError::Invalid {
         option,
-        problem: problem.to_string(),
+        problem: problem.into(),
     }
 }
 
@@ -263,7 +263,7 @@ fn name(said: &Options) -> Result<NodeName, ConfigError> {
             format!("{name:?} holds more than letters, digits, '-', '_' and '.'"),
         ));
     }
-    NodeName::parse(&name).map_err(|error| invalid("--name", error))
+    NodeName::parse(&name).map_err(|error| invalid("--name", error.to_string()))
 }
 
 fn datacenter(said: &Options) -> Result<String, ConfigError> {

@@ -180,7 +180,7 @@ fn introduce(config: &Config, places: &Places) {
         .any(|endpoint| !endpoint.is_loopback());
     match (outside, mode) {
         (true, _) => {
-            println!("  listening        BEYOND THIS MACHINE: whoever reaches it may change everything")
+            println!("  listening        BEYOND THIS MACHINE: whoever reaches it may change everything");
         }
         (false, Mode::Dev) => println!("  listening        on this machine alone"),
         (false, Mode::Serve) => {}

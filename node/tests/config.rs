@@ -1,5 +1,7 @@
 //! What a server is told: where each value comes from, and what is refused before anything is opened.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+
 use std::{io::Write, path::Path};
 
 use spine_core::Ttl;
@@ -53,7 +55,10 @@ fn dev_needs_nothing_and_lets_nobody_else_in() {
 #[test]
 fn serve_says_who_may_write_and_where_its_data_is() {
     let ungoverned = refusal(serve("--data-dir /d"));
-    assert!(ungoverned.contains("--governance-root FILE") && ungoverned.contains("--governance open"), "{ungoverned}");
+    assert!(
+        ungoverned.contains("--governance-root FILE") && ungoverned.contains("--governance open"),
+        "{ungoverned}"
+    );
     assert!(refusal(serve("--governance open")).contains("--data-dir"));
     let config = serve("--governance open --data-dir /d").unwrap();
     assert_eq!(config.data_dir.as_deref(), Some(Path::new("/d")));
@@ -73,8 +78,14 @@ fn what_is_not_built_is_refused_by_name() {
         ("--governance-root /f", "--governance-root"),
     ] {
         let refused = dev(line).expect_err(line);
-        assert!(matches!(refused, ConfigError::NotBuilt { .. }), "{line}: {refused}");
-        assert!(refused.to_string().starts_with(&format!("{option}: ")), "{line}: {refused}");
+        assert!(
+            matches!(refused, ConfigError::NotBuilt { .. }),
+            "{line}: {refused}"
+        );
+        assert!(
+            refused.to_string().starts_with(&format!("{option}: ")),
+            "{line}: {refused}"
+        );
     }
     // Saying that it is off is right, today and later.
     assert!(dev("--etcd-addr off --dns-addr off --peer-addr off").is_ok());
@@ -106,10 +117,17 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
 #[test]
 fn a_misspelt_line_of_the_file_is_an_error_with_its_place() {
     let refused = refusal(with_file("", "nmae = \"a\"\n"));
-    assert!(refused.contains("nmae") && refused.contains("line 1"), "{refused}");
+    assert!(
+        refused.contains("nmae") && refused.contains("line 1"),
+        "{refused}"
+    );
     let refused = refusal(with_file("", "\nhttp-addr = \"8500\"\n"));
     assert!(refused.contains("\"8500\" is not HOST:PORT"), "{refused}");
-    let refused = refusal(Config::resolve(Mode::Dev, flags(""), Some(Path::new("/nowhere/spine.toml"))));
+    let refused = refusal(Config::resolve(
+        Mode::Dev,
+        flags(""),
+        Some(Path::new("/nowhere/spine.toml")),
+    ));
     assert!(refused.contains("/nowhere/spine.toml"), "{refused}");
 }
 
@@ -120,13 +138,19 @@ fn values_that_can_not_be_are_refused() {
         ("--datacenter DC1", "--datacenter"),
         ("--default-service-ttl 1s", "--default-service-ttl"),
         ("--connections-max 0", "--connections-max"),
-        ("--http-addr off --advertise-http-addr h:1", "--advertise-http-addr"),
+        (
+            "--http-addr off --advertise-http-addr h:1",
+            "--advertise-http-addr",
+        ),
         ("--name a --initial-cluster b=h:1", "--initial-cluster"),
     ] {
         let refused = refusal(dev(line));
         assert!(refused.starts_with(&format!("{option}: ")), "{line}: {refused}");
     }
-    assert_eq!(dev("--default-service-ttl off").unwrap().default_service_ttl, None);
+    assert_eq!(
+        dev("--default-service-ttl off").unwrap().default_service_ttl,
+        None
+    );
 }
 
 #[test]
@@ -137,12 +161,26 @@ fn a_cluster_of_one_knows_its_peer_address() {
 
 #[test]
 fn addresses_are_read_as_people_write_them() {
-    for (text, host, port) in [("localhost:80", "localhost", 80), ("[::1]:80", "::1", 80), ("0.0.0.0:0", "0.0.0.0", 0)] {
+    for (text, host, port) in [
+        ("localhost:80", "localhost", 80),
+        ("[::1]:80", "::1", 80),
+        ("0.0.0.0:0", "0.0.0.0", 0),
+    ] {
         let address: HostPort = text.parse().unwrap();
         assert_eq!((address.host.as_str(), address.port), (host, port));
         assert_eq!(address.to_string(), text);
     }
-    for text in ["", "80", ":80", "::1:80", "host:", "host:99999", "http://host:80", "ho st:80", "[::1:80"] {
+    for text in [
+        "",
+        "80",
+        ":80",
+        "::1:80",
+        "host:",
+        "host:99999",
+        "http://host:80",
+        "ho st:80",
+        "[::1:80",
+    ] {
         assert!(text.parse::<HostPort>().is_err(), "{text:?}");
     }
     assert_eq!("off".parse::<OrOff<HostPort>>().unwrap(), OrOff::Off);

@@ -1,6 +1,10 @@
 //! Probes: what each kind sees of a target, where none of them goes, and who runs which check how often.
 
-#![expect(clippy::disallowed_methods, reason = "targets of probes are part of the world outside")]
+#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "targets of probes are part of the world outside"
+)]
 
 use std::{
     collections::BTreeMap,
@@ -16,8 +20,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use spine_api::{Context, Registry, local::Local};
 use spine_core::{
-    Check, CheckDefinition, CheckId, CheckKey, CheckKind, Command, Dialect, ExistingChecks, GrpcProbe, HttpProbe, Member,
-    NodeDefinition, NodeName, Pace, Register, Status, TcpProbe, Thresholds, Ttl,
+    Check, CheckDefinition, CheckId, CheckKey, CheckKind, Command, Dialect, ExistingChecks, GrpcProbe,
+    HttpProbe, Member, NodeDefinition, NodeName, Pace, Register, Status, TcpProbe, Thresholds, Ttl,
 };
 use spine_node::{
     metrics_sink::Uncounted,
@@ -29,7 +33,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-const PACE: Pace = Pace { interval: Ttl::seconds(10), timeout: Ttl::seconds(5) };
+const PACE: Pace = Pace {
+    interval: Ttl::seconds(10),
+    timeout: Ttl::seconds(5),
+};
 
 fn prober() -> NetProber {
     NetProber::new(Arc::new(OsNet), Guard::new(None, []))
@@ -82,22 +89,43 @@ async fn ask(probe: HttpProbe) -> Finding {
 #[tokio::test]
 async fn http_passes_with_2xx_warns_with_429_and_is_critical_with_all_else() {
     for (line, status) in [
-        (&b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine"[..], Status::Passing),
+        (
+            &b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine"[..],
+            Status::Passing,
+        ),
         (b"HTTP/1.1 204 No Content\r\n\r\n", Status::Passing),
-        (b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n", Status::Warning),
-        (b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", Status::Critical),
-        (b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", Status::Critical),
+        (
+            b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n",
+            Status::Warning,
+        ),
+        (
+            b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
+            Status::Critical,
+        ),
+        (
+            b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
+            Status::Critical,
+        ),
         (b"not HTTP at all\r\n\r\n", Status::Critical),
         (b"", Status::Critical),
     ] {
         let (address, _) = target(line).await;
         let finding = ask(http(&format!("http://{address}/health"))).await;
         assert_eq!(finding.status, status, "{}", finding.output);
-        assert!(finding.output.starts_with(&format!("HTTP GET http://{address}/health: ")), "{}", finding.output);
+        assert!(
+            finding
+                .output
+                .starts_with(&format!("HTTP GET http://{address}/health: ")),
+            "{}",
+            finding.output
+        );
     }
     let (address, _) = target(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine").await;
     let finding = ask(http(&format!("http://{address}/health"))).await;
-    assert_eq!(&*finding.output, format!("HTTP GET http://{address}/health: 200 OK Output: fine"));
+    assert_eq!(
+        &*finding.output,
+        format!("HTTP GET http://{address}/health: 200 OK Output: fine")
+    );
 }
 
 #[tokio::test]
@@ -146,7 +174,7 @@ async fn of_an_endless_body_a_beginning_is_read() {
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         let mut sent = 0_u64;
         // Ends when the probe hangs up.
-        while stream.write_all(&[b'x'; 1 << 16]).await.is_ok() {
+        while stream.write_all(&vec![b'x'; 1 << 16]).await.is_ok() {
             sent += 1 << 16;
         }
         sent
@@ -155,7 +183,10 @@ async fn of_an_endless_body_a_beginning_is_read() {
     assert_eq!(finding.status, Status::Passing);
     assert_eq!(finding.output.len(), spine_core::limits::OUTPUT_BYTES_MAX);
     // What fits into the sockets' buffers, and not much more.
-    let sent = tokio::time::timeout(Duration::from_secs(10), sent).await.unwrap().unwrap();
+    let sent = tokio::time::timeout(Duration::from_secs(10), sent)
+        .await
+        .unwrap()
+        .unwrap();
     assert!(sent < 64 << 20, "{sent} bytes were taken");
 }
 
@@ -167,7 +198,11 @@ async fn a_target_that_does_not_answer_in_time_is_critical() {
     probe.pace.timeout = Ttl(50);
     let finding = ask(probe).await;
     assert_eq!(finding.status, Status::Critical);
-    assert!(finding.output.contains("no answer within 50ms"), "{}", finding.output);
+    assert!(
+        finding.output.contains("no answer within 50ms"),
+        "{}",
+        finding.output
+    );
 }
 
 #[tokio::test]
@@ -190,9 +225,18 @@ async fn spines_own_port_is_closed_under_every_name() {
     let (address, asked) = target(b"HTTP/1.1 200 OK\r\n\r\n").await;
     let prober = NetProber::new(Arc::new(OsNet), Guard::new(None, [address.port()]));
     for host in ["127.0.0.1", "localhost", "0.0.0.0", "127.1.2.3"] {
-        let finding = prober.run(&CheckKind::Http(http(&format!("http://{host}:{}/", address.port())))).await;
+        let finding = prober
+            .run(&CheckKind::Http(http(&format!(
+                "http://{host}:{}/",
+                address.port()
+            ))))
+            .await;
         assert_eq!(finding.status, Status::Critical, "{host}");
-        assert!(finding.output.contains("Spine's own port"), "{host}: {}", finding.output);
+        assert!(
+            finding.output.contains("Spine's own port"),
+            "{host}: {}",
+            finding.output
+        );
     }
     assert!(asked.lock().is_empty());
 }
@@ -214,10 +258,14 @@ async fn tls_target() -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             // A probe that does not trust the certificate hangs up.
-            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
             let mut request = [0; 1024];
             let _ = stream.read(&mut request).await;
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+            let _ = stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                .await;
             let _ = stream.shutdown().await;
         }
     });
@@ -235,18 +283,35 @@ async fn a_certificate_is_verified_unless_the_check_says_not_to() {
     let finding = ask(probe).await;
     assert_eq!(finding.status, Status::Passing, "{}", finding.output);
 
-    let tcp = |tls| TcpProbe { address: address.to_string().into(), tls, pace: PACE };
-    assert_eq!(prober().run(&CheckKind::Tcp(tcp(false))).await.status, Status::Passing);
-    assert_eq!(prober().run(&CheckKind::Tcp(tcp(true))).await.status, Status::Critical);
+    let tcp = |tls| TcpProbe {
+        address: address.to_string().into(),
+        tls,
+        pace: PACE,
+    };
+    assert_eq!(
+        prober().run(&CheckKind::Tcp(tcp(false))).await.status,
+        Status::Passing
+    );
+    assert_eq!(
+        prober().run(&CheckKind::Tcp(tcp(true))).await.status,
+        Status::Critical
+    );
 }
 
 #[tokio::test]
 async fn tcp_passes_when_a_connection_is_made() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: Arc<str> = listener.local_addr().unwrap().to_string().into();
-    let probe = CheckKind::Tcp(TcpProbe { address: address.clone(), tls: false, pace: PACE });
+    let probe = CheckKind::Tcp(TcpProbe {
+        address: address.clone(),
+        tls: false,
+        pace: PACE,
+    });
     let finding = prober().run(&probe).await;
-    assert_eq!((finding.status, &*finding.output), (Status::Passing, &*format!("TCP connect {address}: Success")));
+    assert_eq!(
+        (finding.status, &*finding.output),
+        (Status::Passing, &*format!("TCP connect {address}: Success"))
+    );
     drop(listener);
     assert_eq!(prober().run(&probe).await.status, Status::Critical);
 }
@@ -254,25 +319,50 @@ async fn tcp_passes_when_a_connection_is_made() {
 #[tokio::test]
 async fn grpc_asks_the_health_service() {
     let (reporter, service) = tonic_health::server::health_reporter();
-    reporter.set_service_status("photo", tonic_health::ServingStatus::Serving).await;
-    reporter.set_service_status("mail", tonic_health::ServingStatus::NotServing).await;
+    reporter
+        .set_service_status("photo", tonic_health::ServingStatus::Serving)
+        .await;
+    reporter
+        .set_service_status("mail", tonic_health::ServingStatus::NotServing)
+        .await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: Arc<str> = listener.local_addr().unwrap().to_string().into();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(incoming),
+    );
     for (service, status, said) in [
         ("", Status::Passing, "success"),
         ("photo", Status::Passing, "success"),
         ("mail", Status::Critical, "NOT_SERVING"),
         ("unknown", Status::Critical, "not found"),
     ] {
-        let probe = GrpcProbe { address: address.clone(), service: service.into(), tls: false, pace: PACE };
+        let probe = GrpcProbe {
+            address: address.clone(),
+            service: service.into(),
+            tls: false,
+            pace: PACE,
+        };
         let finding = prober().run(&CheckKind::Grpc(probe)).await;
         assert_eq!(finding.status, status, "{service}: {}", finding.output);
-        assert!(finding.output.to_lowercase().contains(&said.to_lowercase()), "{service}: {}", finding.output);
+        assert!(
+            finding.output.to_lowercase().contains(&said.to_lowercase()),
+            "{service}: {}",
+            finding.output
+        );
     }
-    let nobody = GrpcProbe { address: "127.0.0.1:1".into(), service: "".into(), tls: false, pace: PACE };
-    assert_eq!(prober().run(&CheckKind::Grpc(nobody)).await.status, Status::Critical);
+    let nobody = GrpcProbe {
+        address: "127.0.0.1:1".into(),
+        service: "".into(),
+        tls: false,
+        pace: PACE,
+    };
+    assert_eq!(
+        prober().run(&CheckKind::Grpc(nobody)).await.status,
+        Status::Critical
+    );
 }
 
 /// A prober that says what it is told to say.
@@ -290,7 +380,9 @@ struct Scripted {
 
 impl Scripted {
     fn say(&self, address: &str, status: Status, output: &str) {
-        self.says.lock().insert(address.into(), (status, output.to_owned()));
+        self.says
+            .lock()
+            .insert(address.into(), (status, output.to_owned()));
     }
 
     fn runs_of(&self, address: &str) -> usize {
@@ -301,7 +393,9 @@ impl Scripted {
 #[async_trait]
 impl Prober for Scripted {
     async fn run(&self, kind: &CheckKind) -> Finding {
-        let CheckKind::Tcp(probe) = kind else { panic!("the tests register TCP checks") };
+        let CheckKind::Tcp(probe) = kind else {
+            panic!("the tests register TCP checks")
+        };
         let now = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.running_most.fetch_max(now, Ordering::SeqCst);
         tokio::time::sleep(self.takes).await;
@@ -314,8 +408,15 @@ impl Prober for Scripted {
         };
         let said = self.says.lock().get(&probe.address).cloned();
         let (status, output) = said.unwrap_or((Status::Passing, "scripted".to_owned()));
-        let output = if self.counting { format!("{output} {run}") } else { output };
-        Finding { status, output: output.into() }
+        let output = if self.counting {
+            format!("{output} {run}")
+        } else {
+            output
+        };
+        Finding {
+            status,
+            output: output.into(),
+        }
     }
 }
 
@@ -324,11 +425,17 @@ fn node(name: &str) -> NodeName {
 }
 
 fn key(id: &str) -> CheckKey {
-    CheckKey { node: node("n1"), id: CheckId::parse(id).unwrap() }
+    CheckKey {
+        node: node("n1"),
+        id: CheckId::parse(id).unwrap(),
+    }
 }
 
 async fn propose(local: &Local, command: Command) {
-    let applied = local.propose(&Context::new(Dialect::Consul), command).await.unwrap();
+    let applied = local
+        .propose(&Context::new(Dialect::Consul), command)
+        .await
+        .unwrap();
     applied.result.unwrap();
 }
 
@@ -364,13 +471,20 @@ async fn register(local: &Local, ids: impl IntoIterator<Item = String>, threshol
             service: None,
             status: None,
             output: "".into(),
-            kind: CheckKind::Tcp(TcpProbe { address: id.as_str().into(), tls: false, pace: PACE }),
+            kind: CheckKind::Tcp(TcpProbe {
+                address: id.as_str().into(),
+                tls: false,
+                pace: PACE,
+            }),
             deregister_after: None,
             thresholds,
         });
         let register = Register {
             node: node("n1"),
-            node_update: Some(NodeDefinition { address: "127.0.0.1".into(), ..NodeDefinition::default() }),
+            node_update: Some(NodeDefinition {
+                address: "127.0.0.1".into(),
+                ..NodeDefinition::default()
+            }),
             service: None,
             checks: checks.collect(),
             existing: ExistingChecks::Keep,
@@ -386,7 +500,7 @@ fn check(local: &Local, id: &str) -> Arc<Check> {
 
 /// Waits until `holds`; with time standing still but for timers, a day passes in no time.
 async fn wait(what: &str, holds: impl Fn() -> bool) {
-    let day = tokio::time::Instant::now() + Duration::from_secs(86_400);
+    let day = tokio::time::Instant::now() + Duration::from_hours(24);
     while !holds() {
         assert!(tokio::time::Instant::now() < day, "{what}: not within a day");
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -394,7 +508,12 @@ async fn wait(what: &str, holds: impl Fn() -> bool) {
 }
 
 fn start(local: &Arc<Local>, prober: &Arc<Scripted>) -> Probes {
-    Probes::start(local.clone(), prober.clone(), Arc::new(OsRng), Arc::new(Uncounted))
+    Probes::start(
+        local.clone(),
+        prober.clone(),
+        Arc::new(OsRng),
+        Arc::new(Uncounted),
+    )
 }
 
 #[tokio::test(start_paused = true)]
@@ -419,19 +538,29 @@ async fn a_change_of_status_is_reported_and_a_repeated_result_is_not() {
 async fn thresholds_count_results_in_a_row() {
     let local = local().await;
     let prober = Arc::new(Scripted::default());
-    let thresholds =
-        Thresholds { success_before_passing: 2, failures_before_warning: 2, failures_before_critical: 3 };
+    let thresholds = Thresholds {
+        success_before_passing: 2,
+        failures_before_warning: 2,
+        failures_before_critical: 3,
+    };
     register(&local, ["a".to_owned()], thresholds).await;
     let _probes = start(&local, &prober);
     let ran = async |times| wait("it runs", || prober.runs_of("a") == times).await;
     let settled = async |status| wait("it is reported", || check(&local, "a").status == status).await;
     ran(1).await;
-    assert_eq!(check(&local, "a").status, Status::Critical, "one success is not enough");
+    assert_eq!(
+        check(&local, "a").status,
+        Status::Critical,
+        "one success is not enough"
+    );
     settled(Status::Passing).await;
     assert_eq!(prober.runs_of("a"), 2);
     prober.say("a", Status::Critical, "down");
     ran(3).await;
-    assert_eq!((check(&local, "a").status, &*check(&local, "a").output), (Status::Passing, "scripted"));
+    assert_eq!(
+        (check(&local, "a").status, &*check(&local, "a").output),
+        (Status::Passing, "scripted")
+    );
     settled(Status::Warning).await;
     assert_eq!(prober.runs_of("a"), 4);
     settled(Status::Critical).await;
@@ -441,7 +570,10 @@ async fn thresholds_count_results_in_a_row() {
 #[tokio::test(start_paused = true)]
 async fn an_output_alone_is_reported_every_few_minutes() {
     let local = local().await;
-    let prober = Arc::new(Scripted { counting: true, ..Scripted::default() });
+    let prober = Arc::new(Scripted {
+        counting: true,
+        ..Scripted::default()
+    });
     register(&local, ["a".to_owned()], Thresholds::default()).await;
     let _probes = start(&local, &prober);
     wait("it passes", || check(&local, "a").status == Status::Passing).await;
@@ -465,7 +597,10 @@ async fn a_report_that_finds_no_leader_is_made_again() {
     local.set_leaderless(false);
     let runs = prober.runs_of("a");
     wait("it is reported", || check(&local, "a").status == Status::Passing).await;
-    assert!(prober.runs_of("a") <= runs + 1, "it does not wait for the next run");
+    assert!(
+        prober.runs_of("a") <= runs + 1,
+        "it does not wait for the next run"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -486,7 +621,10 @@ async fn a_check_that_is_gone_or_another_nodes_is_not_run() {
     let before: Vec<_> = given.iter().map(|id| prober.runs_of(id)).collect();
     let runs = prober.runs_of(kept[0]);
     wait("its own run on", || prober.runs_of(kept[0]) >= runs + 5).await;
-    assert_eq!(given.iter().map(|id| prober.runs_of(id)).collect::<Vec<_>>(), before);
+    assert_eq!(
+        given.iter().map(|id| prober.runs_of(id)).collect::<Vec<_>>(),
+        before
+    );
 }
 
 #[derive(Default)]
@@ -501,7 +639,10 @@ impl ProbeMetrics for Tally {
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_checks_share_a_bounded_number_of_workers() {
     let local = local().await;
-    let prober = Arc::new(Scripted { takes: Duration::from_millis(200), ..Scripted::default() });
+    let prober = Arc::new(Scripted {
+        takes: Duration::from_millis(200),
+        ..Scripted::default()
+    });
     let ids: Vec<_> = (0..10_000).map(|n| format!("c{n}")).collect();
     register(&local, ids.clone(), Thresholds::default()).await;
     let tally = Arc::new(Tally::default());
@@ -520,10 +661,16 @@ async fn ten_thousand_checks_share_a_bounded_number_of_workers() {
 #[tokio::test(start_paused = true)]
 async fn slow_targets_wait_for_a_worker() {
     let local = local().await;
-    let prober = Arc::new(Scripted { takes: Duration::from_secs(9), ..Scripted::default() });
+    let prober = Arc::new(Scripted {
+        takes: Duration::from_secs(9),
+        ..Scripted::default()
+    });
     let ids: Vec<_> = (0..3_000).map(|n| format!("c{n}")).collect();
     register(&local, ids.clone(), Thresholds::default()).await;
     let _probes = start(&local, &prober);
-    wait("all run in the end", || ids.iter().all(|id| prober.runs_of(id) >= 1)).await;
+    wait("all run in the end", || {
+        ids.iter().all(|id| prober.runs_of(id) >= 1)
+    })
+    .await;
     assert_eq!(prober.running_most.load(Ordering::SeqCst), RUNS_MAX);
 }

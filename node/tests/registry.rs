@@ -1,8 +1,6 @@
 //! What the registry of a node promises: renewals that share entries, deadlines, honest outcomes.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
-#![expect(clippy::disallowed_methods, reason = "the tests' own deadlines are real time")]
-
 mod support;
 
 use std::{

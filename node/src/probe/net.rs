@@ -12,7 +12,7 @@ use crate::world::net::{Net, Stream};
 /// A run without a stated time takes no longer than this, as in Consul.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// No run takes longer, whatever its check says: it would hold a worker.
-const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+const TIMEOUT_MAX: Duration = Duration::from_mins(1);
 
 /// Runs probes over the network of the world that the node lives in.
 #[derive(Clone, Debug)]

@@ -38,7 +38,7 @@ const REPORTS_MAX: usize = 256;
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// A check that only says something else, and means the same, is reported this often at most: outputs hold clocks and
 /// counters, and each report is an entry of the log.
-const OUTPUT_EVERY: Duration = Duration::from_secs(180);
+const OUTPUT_EVERY: Duration = Duration::from_mins(3);
 /// A report that did not get through is made again after this long, and up to as much again.
 const REPORT_AGAIN: Duration = Duration::from_secs(1);
 /// Batches of changes between the catalog's follower and the scheduler.
@@ -109,10 +109,10 @@ async fn follow(registry: Arc<dyn Registry>, news: mpsc::Sender<News>) {
         if news.send(told).await.is_err() {
             return;
         }
-        (told, from) = match changes(&*registry, from).await {
-            Some(changes) => changes,
-            None => return,
+        let Some(changes) = changes(&*registry, from).await else {
+            return;
         };
+        (told, from) = changes;
     }
 }
 
@@ -263,8 +263,12 @@ impl Scheduler {
             .filter(|key| !keys.contains(*key))
             .cloned()
             .collect();
-        gone.iter().for_each(|key| self.drop_probe(key));
-        mine.iter().for_each(|check| self.keep(check));
+        for key in &gone {
+            self.drop_probe(key);
+        }
+        for check in &mine {
+            self.keep(check);
+        }
         self.sweep();
     }
 
@@ -361,7 +365,7 @@ impl Scheduler {
             .record(&definition.thresholds, finding.status, probe.check.status);
         // A failure that does not count yet leaves what was said before.
         let counts = status == finding.status || status != probe.check.status;
-        probe.found = counts.then(|| Finding {
+        probe.found = counts.then_some(Finding {
             status,
             output: finding.output,
         });
@@ -502,10 +506,7 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "tokio's clock, which moves with its timers, in a simulator too"
-)]
+/// Tokio's clock, which moves with its timers, in a simulator too.
 fn now() -> Instant {
     Instant::now()
 }

@@ -23,9 +23,9 @@ use crate::{
 
 /// A client gets so long to send the head of a request, the first and each further one of a connection. Consul's Go
 /// client keeps idle connections for 90 s and should be the one that closes them.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(120);
+const HEAD_TIME_MAX: Duration = Duration::from_mins(2);
 /// Bytes of a request's head.
-const HEAD_BYTES_MAX: usize = 64 << 10;
+const HEAD_BYTES_MAX: u32 = 64 << 10;
 /// Header lines of a request.
 const HEADERS_MAX: usize = 100;
 /// Calls at once on one gRPC connection.
@@ -126,13 +126,13 @@ impl Port {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME_MAX)
-            .max_buf_size(HEAD_BYTES_MAX)
+            .max_buf_size(HEAD_BYTES_MAX as usize)
             .max_headers(HEADERS_MAX);
         server
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEAD_BYTES_MAX as u32)
+            .max_header_list_size(HEAD_BYTES_MAX)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_ANSWER_WITHIN);
         match self.protocol {

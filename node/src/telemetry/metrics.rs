@@ -1,4 +1,4 @@
-//! Every metric: its name, its unit, its meaning, in [`SERIES`]. `/metrics` shows exactly these, in the OpenMetrics
+//! Every metric: its name, its unit, its meaning, in [`SERIES`]. `/metrics` shows exactly these, in the `OpenMetrics`
 //! text format.
 //!
 //! Labels are bounded: dialects, outcomes, commands, statuses; never a key, a name or a token.
@@ -407,7 +407,10 @@ impl Drop for OpenConnection {
 }
 
 /// A metric of any kind, ready to be registered.
-struct Metric(Box<dyn FnOnce(&mut Series, &str, &str, Option<Unit>)>);
+struct Metric(Register);
+
+/// Puts it into a registry under a name, with a meaning and a unit.
+type Register = Box<dyn FnOnce(&mut Series, &str, &str, Option<Unit>)>;
 
 impl Metric {
     fn of(metric: impl prometheus_client::registry::Metric) -> Self {

@@ -47,15 +47,15 @@ pub fn router(registry: Arc<dyn Registry>) -> Router {
         .route("/ui/events", get(events))
         .route(
             "/ui/assets/app.js",
-            get(|headers| asset(headers, "text/javascript", include_str!("assets/app.js"))),
+            get(async |headers: HeaderMap| asset(&headers, "text/javascript", include_str!("assets/app.js"))),
         )
         .route(
             "/ui/assets/style.css",
-            get(|headers| asset(headers, "text/css", include_str!("assets/style.css"))),
+            get(async |headers: HeaderMap| asset(&headers, "text/css", include_str!("assets/style.css"))),
         )
         .route(
             "/ui/assets/icon.svg",
-            get(|headers| asset(headers, "image/svg+xml", include_str!("assets/icon.svg"))),
+            get(async |headers: HeaderMap| asset(&headers, "image/svg+xml", include_str!("assets/icon.svg"))),
         )
         .route("/ui/{*other}", get(not_found))
         .layer(middleware::from_fn(harden))
@@ -171,7 +171,7 @@ async fn next_change(door: &Door, from: Index) -> Result<Index, CursorError> {
 }
 
 /// An embedded file. The browser keeps it and asks whether it is still the same, so an upgrade shows at once.
-async fn asset(headers: HeaderMap, media_type: &'static str, text: &'static str) -> Response {
+fn asset(headers: &HeaderMap, media_type: &'static str, text: &'static str) -> Response {
     let tag = format!(
         "\"{}-{}\"",
         env!("CARGO_PKG_VERSION"),

@@ -226,7 +226,7 @@ impl Check {
 }
 
 /// The mark that stands beside the word, so that neither colour nor reading is needed to see it.
-pub(super) fn mark(status: &Status) -> &'static str {
+pub(super) fn mark(status: Status) -> &'static str {
     match status {
         Status::Passing => "✓",
         Status::Warning => "!",

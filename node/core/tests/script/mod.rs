@@ -265,7 +265,7 @@ impl Script {
             "log" => {
                 let from = Index(args.take_key("from").unwrap_or("1").parse()?);
                 let max = limit.unwrap_or(usize::MAX);
-                let interest = interest(args)?;
+                let interest = interest(args);
                 let (events, through) = state.changes().since(from, &interest, max);
                 let through = through.map_or("all".into(), |index| index.to_string());
                 format!("through {through}\n{}", show::lines(&events, show::event))
@@ -339,8 +339,8 @@ pub(crate) fn run_all(directory: &Path) {
     let found = files(directory);
     assert!(!found.is_empty(), "no scripts in {}", directory.display());
     for path in found {
-        println!("{}", path.display());
-        goldenscript::run(&mut Script::default(), &path).expect("the script runs");
+        goldenscript::run(&mut Script::default(), &path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 }
 

@@ -327,15 +327,15 @@ pub(crate) fn range(args: &mut ArgumentConsumer<'_>) -> KeyRange {
         .map_or_else(KeyRange::all, |key| KeyRange::one(key.to_owned().into()))
 }
 
-pub(crate) fn interest(args: &mut ArgumentConsumer<'_>) -> Result<Vec<spine_core::Topic>, Box<dyn Error>> {
+pub(crate) fn interest(args: &mut ArgumentConsumer<'_>) -> Vec<spine_core::Topic> {
     use spine_core::Topic;
     if let Some(service) = args.take_key("service") {
-        return Ok(vec![Topic::Service(unparsed(service))]);
+        return vec![Topic::Service(unparsed(service))];
     }
     if let Some(prefix) = args.take_key("prefix") {
-        return Ok(vec![Topic::Keys(KeyRange::prefix(prefix.to_owned().into()))]);
+        return vec![Topic::Keys(KeyRange::prefix(prefix.to_owned().into()))];
     }
-    Ok(vec![Topic::All])
+    vec![Topic::All]
 }
 
 pub(crate) fn scope(args: &mut ArgumentConsumer<'_>) -> Result<Scope, Box<dyn Error>> {
