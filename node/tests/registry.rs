@@ -1,6 +1,7 @@
 //! What the registry of a node promises: renewals that share entries, deadlines, honest outcomes.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 mod support;
 
 use std::{

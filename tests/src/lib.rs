@@ -2,11 +2,12 @@
 //!
 //! [`spine_process`] runs the binary, [`namespace`] seals a test off, [`compat`] installs programs of others,
 //! [`tutorial`] reads the two texts that must run as they are printed; [`wait`] and [`http`] are their tools.
-//! [`disk`] is a disk in memory whose power fails; [`crash`] knows what must be there afterwards.
+//! [`disk`] is a disk in memory whose power fails, [`ext4`] a real one; [`crash`] knows what must be there afterwards.
 
 pub mod compat;
 pub mod crash;
 pub mod disk;
+pub mod ext4;
 pub mod http;
 pub mod namespace;
 pub mod spine_process;

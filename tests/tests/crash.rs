@@ -1,0 +1,413 @@
+//! The real binary under kills and power cuts, with sixteen clients writing: every acknowledged write is read back.
+//!
+//! Each client raises the number in a key of its own ([`spine_tests::crash`]). A power cut takes the ext4 file system
+//! below the data directory down without its journal; it counts if more than 2 MB were written since the last one and a
+//! write was in flight. `kill -9` proves nothing about flushes, but much about starting from any state. That the test
+//! would notice is shown by running it with flushes that do nothing.
+//!
+//! Needs root: run by `cargo x faults`.
+
+#![expect(
+    clippy::print_stdout,
+    reason = "the figures are the point of the test"
+)]
+
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use reqwest::blocking::Client;
+use spine_tests::{
+    crash::{Known, Wrong, key},
+    disk::Rng,
+    ext4::Ext4,
+    namespace::sealed,
+    spine_process,
+};
+
+const WRITERS: usize = 16;
+const KILLS: u32 = 50;
+const CUTS: u32 = 30;
+/// A cut counts only if so much was written since the last one.
+const WRITTEN_MIN: u64 = 2 << 20;
+/// Length of each value: so that 2 MB are a few hundred writes.
+const VALUE_BYTES: usize = 4 << 10;
+/// A start and a read take far less; on a loaded machine, who knows.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Inside the network namespace of the test every port is free.
+const HTTP: &str = "127.0.0.1:8500";
+
+#[test]
+fn fifty_kills_lose_nothing() {
+    sealed("fifty_kills_lose_nothing", || {
+        let place = tempfile::tempdir().unwrap();
+        let fault = Kill {
+            data: place.path().join("disk/data"),
+        };
+        let tally = campaign(&fault, KILLS, &mut [Known::default(); WRITERS]);
+        println!("kill -9: {tally}");
+        assert_eq!(tally.wrong, Vec::<String>::new());
+    });
+}
+
+#[test]
+fn thirty_power_cuts_lose_nothing() {
+    sealed("thirty_power_cuts_lose_nothing", || {
+        let place = tempfile::tempdir().unwrap();
+        let fault = PowerCut::new(place.path(), Flushes::Real);
+        let tally = campaign(&fault, CUTS, &mut [Known::default(); WRITERS]);
+        println!("power cuts: {tally}");
+        assert_eq!(tally.wrong, Vec::<String>::new());
+    });
+}
+
+#[test]
+fn without_flushes_the_same_test_reports_loss() {
+    sealed("without_flushes_the_same_test_reports_loss", || {
+        let place = tempfile::tempdir().unwrap();
+        let mut fault = PowerCut::new(place.path(), Flushes::Real);
+        let mut known = [Known::default(); WRITERS];
+        // An honest first life, so that what is lost later are writes and not the node.
+        let honest = campaign(&fault, 1, &mut known);
+        assert_eq!(honest.wrong, Vec::<String>::new());
+        fault.flushes = Flushes::Skipped;
+        let tally = campaign(&fault, 5, &mut known);
+        println!("power cuts, fdatasync disabled: {tally}");
+        assert!(
+            !tally.wrong.is_empty(),
+            "nothing was flushed, and nothing was missed"
+        );
+    });
+}
+
+/// A way to end a server.
+trait Fault {
+    /// Bytes that must have been written since the last one.
+    fn written_min(&self) -> u64;
+    /// Gets the data directory ready for a server.
+    fn prepare(&self);
+    /// Starts a server.
+    fn start(&self) -> Server;
+    /// Ends it, at once.
+    fn strike(&self, server: &mut Server);
+}
+
+struct Kill {
+    data: PathBuf,
+}
+
+impl Fault for Kill {
+    fn written_min(&self) -> u64 {
+        0
+    }
+
+    fn prepare(&self) {}
+
+    fn start(&self) -> Server {
+        Server::start(&self.data, Flushes::Real)
+    }
+
+    fn strike(&self, server: &mut Server) {
+        server.kill();
+    }
+}
+
+/// Whether flushes reach the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flushes {
+    Real,
+    /// strace answers `fdatasync` in the kernel's place.
+    Skipped,
+}
+
+struct PowerCut {
+    disk: Ext4,
+    flushes: Flushes,
+}
+
+impl PowerCut {
+    fn new(place: &Path, flushes: Flushes) -> Self {
+        let disk = Ext4::new(place, 2 << 30);
+        disk.mount();
+        Self { disk, flushes }
+    }
+}
+
+impl Fault for PowerCut {
+    fn written_min(&self) -> u64 {
+        WRITTEN_MIN
+    }
+
+    /// The machine comes up again.
+    fn prepare(&self) {
+        self.disk.unmount();
+        self.disk.mount();
+    }
+
+    fn start(&self) -> Server {
+        Server::start(&self.disk.path().join("data"), self.flushes)
+    }
+
+    fn strike(&self, server: &mut Server) {
+        self.disk.cut_power();
+        server.kill();
+    }
+}
+
+/// What came of a campaign.
+#[derive(Debug, Default)]
+struct Tally {
+    strikes: u32,
+    void: u32,
+    during_start: u32,
+    acknowledged: u64,
+    ready: Vec<Duration>,
+    wrong: Vec<String>,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            strikes,
+            void,
+            during_start,
+            acknowledged,
+            ready,
+            wrong,
+        } = self;
+        let worst = ready.iter().max().copied().unwrap_or_default();
+        write!(
+            f,
+            "{strikes} that count, {void} void, {during_start} more during a start; {acknowledged} acknowledged writes \
+             by {WRITERS} writers; ready within {worst:?}; wrong: {wrong:?}"
+        )
+    }
+}
+
+/// Strikes until `strikes` count. What is wrong ends it: nothing can be told about the state after it.
+fn campaign(fault: &dyn Fault, strikes: u32, known: &mut [Known; WRITERS]) -> Tally {
+    let mut rng = Rng::new(2026);
+    let mut tally = Tally::default();
+    while tally.strikes < strikes && tally.wrong.is_empty() {
+        assert!(tally.void <= strikes, "most strikes don't count: {tally}");
+        fault.prepare();
+        let mut server = fault.start();
+        if rng.one_in(8) {
+            thread::sleep(Duration::from_millis(rng.below(300)));
+            fault.strike(&mut server);
+            tally.during_start += 1;
+            continue;
+        }
+        let began = Instant::now();
+        if let Err(reason) = server.await_ready() {
+            tally.wrong.push(reason);
+            break;
+        }
+        tally.ready.push(began.elapsed());
+        tally
+            .wrong
+            .extend(read_back(&server, known).iter().map(ToString::to_string));
+        if tally.wrong.is_empty() {
+            let more = fault.written_min() + rng.below(4 << 20);
+            let written = write_until_struck(fault, &mut server, known, more);
+            tally.acknowledged += written.acknowledged;
+            let counts =
+                written.in_flight > 0 && written.acknowledged * VALUE_BYTES as u64 >= fault.written_min();
+            if counts {
+                tally.strikes += 1;
+            } else {
+                tally.void += 1;
+            }
+        }
+    }
+    if tally.wrong.is_empty() {
+        fault.prepare();
+        let mut server = fault.start();
+        match server.await_ready() {
+            Ok(()) => tally
+                .wrong
+                .extend(read_back(&server, known).iter().map(ToString::to_string)),
+            Err(reason) => tally.wrong.push(reason),
+        }
+    }
+    tally
+}
+
+/// What was written before a strike.
+struct Written {
+    acknowledged: u64,
+    /// Writes that had been sent and not been answered when it struck.
+    in_flight: usize,
+}
+
+/// Lets all clients write until `bytes` are acknowledged, then strikes.
+fn write_until_struck(
+    fault: &dyn Fault,
+    server: &mut Server,
+    known: &mut [Known; WRITERS],
+    bytes: u64,
+) -> Written {
+    let (acknowledged, in_flight) = (AtomicU64::new(0), AtomicUsize::new(0));
+    let struck = AtomicBool::new(false);
+    let mut at_strike = 0;
+    thread::scope(|scope| {
+        for (writer, known) in known.iter_mut().enumerate() {
+            let (acknowledged, in_flight, struck) = (&acknowledged, &in_flight, &struck);
+            let client = server.client.clone();
+            scope.spawn(move || {
+                while !struck.load(Ordering::Acquire) {
+                    known.attempted += 1;
+                    in_flight.fetch_add(1, Ordering::AcqRel);
+                    let done = put(&client, writer, known.attempted);
+                    in_flight.fetch_sub(1, Ordering::AcqRel);
+                    if !done {
+                        return;
+                    }
+                    known.acknowledged = known.attempted;
+                    acknowledged.fetch_add(1, Ordering::AcqRel);
+                }
+            });
+        }
+        let until = Instant::now() + PATIENCE;
+        while acknowledged.load(Ordering::Acquire) * (VALUE_BYTES as u64) < bytes {
+            assert!(Instant::now() < until, "the writers get on:\n{}", server.said());
+            thread::sleep(Duration::from_millis(1));
+        }
+        at_strike = in_flight.load(Ordering::Acquire);
+        fault.strike(server);
+        struck.store(true, Ordering::Release);
+    });
+    Written {
+        acknowledged: acknowledged.load(Ordering::Acquire),
+        in_flight: at_strike,
+    }
+}
+
+/// Writes a number; `true` if it was acknowledged.
+fn put(client: &Client, writer: usize, number: u64) -> bool {
+    let mut body = format!("{number} ").into_bytes();
+    body.resize(VALUE_BYTES, b'x');
+    let sent = client
+        .put(format!("http://{HTTP}/v1/kv/{}", key(writer)))
+        .body(body)
+        .send();
+    sent.is_ok_and(|answer| {
+        answer.status().is_success() && answer.text().is_ok_and(|text| text.trim() == "true")
+    })
+}
+
+/// Compares what is there with what the writers know.
+fn read_back(server: &Server, known: &mut [Known; WRITERS]) -> Vec<Wrong> {
+    known
+        .iter_mut()
+        .enumerate()
+        .filter_map(|(writer, known)| known.meet(writer, server.number(writer)).err())
+        .collect()
+}
+
+/// A running server. Dropping it kills the process.
+struct Server {
+    child: Child,
+    log: PathBuf,
+    client: Client,
+}
+
+impl Server {
+    fn start(data: &Path, flushes: Flushes) -> Self {
+        // Beside the directory's disk, so that it can be read when that has no power.
+        let log = data.ancestors().nth(2).unwrap().join("spine.log");
+        let output = File::create(&log).unwrap();
+        let binary = spine_process::binary();
+        let mut command = match flushes {
+            Flushes::Real => Command::new(binary),
+            Flushes::Skipped => {
+                let mut strace = Command::new("strace");
+                // As a grandchild (-D), so that the process that is killed is the server.
+                strace.args(["-D", "--seccomp-bpf", "-f", "-qq", "-o", "/dev/null"]);
+                strace.args(["-e", "trace=fdatasync", "-e", "inject=fdatasync:retval=0", "--"]);
+                strace.arg(binary);
+                strace
+            }
+        };
+        let child = command
+            .args([
+                "serve",
+                "--governance",
+                "open",
+                "--name",
+                "n1",
+                "--http-addr",
+                HTTP,
+                "--grpc-addr",
+                "off",
+            ])
+            .args(["--peer-addr", "127.0.0.1:8300", "--data-dir"])
+            .arg(data)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .expect("the server (under strace, where flushes are skipped) starts");
+        // The client insists on a provider even where nothing is encrypted; a second installation changes nothing.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        // A client for each life: its connections end with the server.
+        let client = Client::builder().timeout(PATIENCE).no_proxy().build().unwrap();
+        Self { child, log, client }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until it serves; what it said, if it ended instead.
+    fn await_ready(&mut self) -> Result<(), String> {
+        let address: SocketAddr = HTTP.parse().unwrap();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let leader = self
+                .client
+                .get(format!("http://{address}/v1/status/leader"))
+                .send();
+            if leader.is_ok_and(|leader| leader.text().is_ok_and(|name| name.len() > 2)) {
+                return Ok(());
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return Err(format!("the server does not start ({status}):\n{}", self.said()));
+            }
+            assert!(
+                Instant::now() < until,
+                "the server serves in time:\n{}",
+                self.said()
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn number(&self, writer: usize) -> u64 {
+        let url = format!("http://{HTTP}/v1/kv/{}?raw&consistent", key(writer));
+        let answer = self.client.get(url).send().unwrap();
+        if answer.status() == 404 {
+            return 0;
+        }
+        let text = answer.error_for_status().unwrap().text().unwrap();
+        text.split(' ').next().unwrap().parse().unwrap()
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
