@@ -7,14 +7,10 @@
 //!
 //! Needs root: run by `cargo x faults`.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "the figures are the point of the test"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{
     fs::{self, File},
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -28,7 +24,7 @@ use spine_tests::{
     disk::Rng,
     ext4::Ext4,
     namespace::sealed,
-    spine_process,
+    spine_process, wait,
 };
 
 const WRITERS: usize = 16;
@@ -122,7 +118,7 @@ impl Fault for Kill {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flushes {
     Real,
-    /// strace answers `fdatasync` in the kernel's place.
+    /// Once the server is ready, strace answers `fdatasync` in the kernel's place.
     Skipped,
 }
 
@@ -316,6 +312,8 @@ struct Server {
     child: Child,
     log: PathBuf,
     client: Client,
+    flushes: Flushes,
+    strace: Option<Child>,
 }
 
 impl Server {
@@ -323,42 +321,26 @@ impl Server {
         // Beside the directory's disk, so that it can be read when that has no power.
         let log = data.ancestors().nth(2).unwrap().join("spine.log");
         let output = File::create(&log).unwrap();
-        let binary = spine_process::binary();
-        let mut command = match flushes {
-            Flushes::Real => Command::new(binary),
-            Flushes::Skipped => {
-                let mut strace = Command::new("strace");
-                // As a grandchild (-D), so that the process that is killed is the server.
-                strace.args(["-D", "--seccomp-bpf", "-f", "-qq", "-o", "/dev/null"]);
-                strace.args(["-e", "trace=fdatasync", "-e", "inject=fdatasync:retval=0", "--"]);
-                strace.arg(binary);
-                strace
-            }
-        };
-        let child = command
-            .args([
-                "serve",
-                "--governance",
-                "open",
-                "--name",
-                "n1",
-                "--http-addr",
-                HTTP,
-                "--grpc-addr",
-                "off",
-            ])
-            .args(["--peer-addr", "127.0.0.1:8300", "--data-dir"])
+        let child = Command::new(spine_process::binary())
+            .args(["serve", "--governance", "open", "--name", "n1"])
+            .args(["--http-addr", HTTP, "--grpc-addr", "off", "--data-dir"])
             .arg(data)
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
             .spawn()
-            .expect("the server (under strace, where flushes are skipped) starts");
+            .expect("the server starts");
         // The client insists on a provider even where nothing is encrypted; a second installation changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         // A client for each life: its connections end with the server.
         let client = Client::builder().timeout(PATIENCE).no_proxy().build().unwrap();
-        Self { child, log, client }
+        Self {
+            child,
+            log,
+            client,
+            flushes,
+            strace: None,
+        }
     }
 
     fn said(&self) -> String {
@@ -367,14 +349,13 @@ impl Server {
 
     /// Waits until it serves; what it said, if it ended instead.
     fn await_ready(&mut self) -> Result<(), String> {
-        let address: SocketAddr = HTTP.parse().unwrap();
         let until = Instant::now() + PATIENCE;
         loop {
-            let leader = self
-                .client
-                .get(format!("http://{address}/v1/status/leader"))
-                .send();
-            if leader.is_ok_and(|leader| leader.text().is_ok_and(|name| name.len() > 2)) {
+            let ready = self.client.get(format!("http://{HTTP}/readyz")).send();
+            if ready.is_ok_and(|ready| ready.status().is_success()) {
+                if self.flushes == Flushes::Skipped {
+                    self.skip_flushes();
+                }
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -387,6 +368,28 @@ impl Server {
             );
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// From here on `fdatasync` returns at once and does nothing.
+    fn skip_flushes(&mut self) {
+        let pid = self.child.id().to_string();
+        let strace = Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync"])
+            .args(["-e", "inject=fdatasync:retval=0", "-p", &pid])
+            .spawn()
+            .expect("strace starts");
+        self.strace = Some(strace);
+        let traced = |task: &Path| {
+            let status = fs::read_to_string(task.join("status")).unwrap_or_default();
+            let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+            tracer.is_some_and(|tracer| tracer.trim() != "0")
+        };
+        let tasks = PathBuf::from(format!("/proc/{pid}/task"));
+        wait::until_true("strace has every thread of the server", PATIENCE, || {
+            fs::read_dir(&tasks)
+                .unwrap()
+                .all(|task| traced(&task.unwrap().path()))
+        });
     }
 
     fn number(&self, writer: usize) -> u64 {
@@ -402,6 +405,10 @@ impl Server {
     fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        // It ends with what it traces.
+        if let Some(mut strace) = self.strace.take() {
+            strace.wait().unwrap();
+        }
     }
 }
 

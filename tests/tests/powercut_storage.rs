@@ -10,7 +10,6 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,8 +23,8 @@ use spine_node::storage::segment::{LogOptions, LogPlace, SegmentLog};
 use spine_node::storage::sled::{SledEngine, SledOptions};
 use spine_node::world::files::OsFiles;
 use spine_tests::disk::Rng;
+use spine_tests::ext4::Ext4;
 use spine_tests::namespace::sealed;
-use spine_tests::sys::cut_power;
 
 /// Power cuts that must count.
 const CUTS: u32 = 30;
@@ -33,8 +32,11 @@ const CUTS: u32 = 30;
 /// What must have been written since the last cut, at least.
 const BYTES_MIN: u64 = 2_000_000;
 
+/// Length of the disk.
+const DISK_BYTES: u64 = 512 * 1024 * 1024;
+
 /// How long the writer may be silent.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Set for the writer: what it writes, and where.
 const WRITER: &str = "SPINE_POWERCUT_WRITER";
@@ -106,6 +108,11 @@ trait Work {
     fn check(&self, dir: &Path, acked: Option<u64>) -> Result<Option<u64>, String>;
 }
 
+/// The directory that the writer works in.
+fn data_on(disk: &Ext4) -> PathBuf {
+    disk.path().join("data")
+}
+
 /// What came of a campaign.
 #[derive(Debug, Default)]
 struct Tally {
@@ -119,7 +126,7 @@ struct Tally {
 /// Cuts the power `cuts` times on one disk; a loss ends it, since the disk is no measure any more.
 fn campaign(work: &dyn Work, test: &str, flushes: Flushes, cuts: u32) -> Tally {
     let place = tempfile::tempdir().unwrap();
-    let disk = Disk::new(place.path());
+    let disk = Ext4::new(place.path(), DISK_BYTES);
     let mut rng = Rng::new(2026);
     let mut tally = Tally::default();
     let mut kept = None;
@@ -137,7 +144,7 @@ fn campaign(work: &dyn Work, test: &str, flushes: Flushes, cuts: u32) -> Tally {
         tally.bytes += seen.bytes;
         tally.acks += seen.acks;
         disk.mount();
-        match work.check(&disk.data(), seen.acked.max(kept)) {
+        match work.check(&data_on(&disk), seen.acked.max(kept)) {
             Ok(there) => kept = there,
             Err(loss) => tally.losses.push(format!("cut {}: {loss}", tally.cuts)),
         }
@@ -189,8 +196,8 @@ impl Seen {
 }
 
 /// Lets the writer work until it has written `target` bytes, then cuts the power.
-fn write_until(work: &dyn Work, test: &str, flushes: Flushes, disk: &Disk, target: u64) -> Seen {
-    let mut writer = spawn_writer(work, test, flushes, &disk.data());
+fn write_until(work: &dyn Work, test: &str, flushes: Flushes, disk: &Ext4, target: u64) -> Seen {
+    let mut writer = spawn_writer(work, test, flushes, &data_on(disk));
     let (sender, lines) = mpsc::channel();
     let output = BufReader::new(writer.stdout.take().unwrap());
     let reader = std::thread::spawn(move || {
@@ -204,7 +211,7 @@ fn write_until(work: &dyn Work, test: &str, flushes: Flushes, disk: &Disk, targe
     while seen.bytes < target {
         seen.take(&lines.recv_timeout(PATIENCE).expect("the writer writes"));
     }
-    cut_power(&disk.mount).expect("EXT4_IOC_SHUTDOWN works for root");
+    disk.cut_power();
     // What was acknowledged before the cut counts, however late it is read here. After the cut nothing can be.
     let _ = writer.kill();
     for line in lines {
@@ -242,51 +249,6 @@ fn spawn_writer(work: &dyn Work, test: &str, flushes: Flushes, dir: &Path) -> Ch
         .stderr(Stdio::null())
         .spawn()
         .expect("the writer (under strace, where flushes are skipped) starts")
-}
-
-/// An ext4 file system in a file.
-struct Disk {
-    image: PathBuf,
-    mount: PathBuf,
-}
-
-impl Disk {
-    fn new(place: &Path) -> Self {
-        let disk = Self {
-            image: place.join("image"),
-            mount: place.join("mount"),
-        };
-        fs::create_dir(&disk.mount).unwrap();
-        fs::File::create(&disk.image)
-            .unwrap()
-            .set_len(512 * 1024 * 1024)
-            .unwrap();
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk.image));
-        disk
-    }
-
-    /// The journal commits on its own only once a minute, so that as much as possible is at risk.
-    fn mount(&self) {
-        run(Command::new("mount")
-            .args(["-o", "loop,commit=60"])
-            .arg(&self.image)
-            .arg(&self.mount));
-    }
-
-    fn unmount(&self) {
-        run(Command::new("umount").arg(&self.mount));
-    }
-
-    fn data(&self) -> PathBuf {
-        self.mount.join("data")
-    }
-}
-
-fn run(command: &mut Command) {
-    let status = command
-        .status()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(status.success(), "{command:?}: {status}");
 }
 
 /// Entries and votes into the log; old entries are purged, so that segments are recycled all the time.
