@@ -14,10 +14,11 @@ pub(crate) fn python_package(environment: &Path, package: &Path) -> Result<PathB
     once(environment, &description, || {
         virtual_environment(environment)?;
         // Editable, so that the tests see the sources as they are.
+        let with_test_requirements = format!("{}[test]", package.display());
         must(
             pip(&python)
-                .args(["install", "--quiet", "pytest", "--editable"])
-                .arg(package),
+                .args(["install", "--quiet", "--editable"])
+                .arg(with_test_requirements),
         )
     })?;
     Ok(python)
@@ -29,7 +30,9 @@ fn once(
     description: &Path,
     install: impl FnOnce() -> Result<(), String>,
 ) -> Result<(), String> {
-    let wanted = fs::read(description).map_err(|error| format!("{}: {error}", description.display()))?;
+    let mut wanted = fs::read(description).map_err(|error| format!("{}: {error}", description.display()))?;
+    // An editable installation points at its sources: another checkout needs another one.
+    wanted.extend(description.as_os_str().as_encoded_bytes());
     let stamp = directory.join("installed-from");
     if fs::read(&stamp).is_ok_and(|made_from| made_from == wanted) {
         return Ok(());
