@@ -76,10 +76,15 @@ impl Hub {
     /// Publishes a state and wakes those whose interest the events touch.
     pub fn publish(&self, state: State, events: &[Event]) {
         let state = Arc::new(state);
-        let before = std::mem::replace(&mut *self.newest.write(), state);
-        if let Some(first) = events.first() {
-            self.waiters.lock().wake(first.index, events);
-        }
+        let before = {
+            // Held from state to wake: see `Ticket::quiet_through`.
+            let waiters = self.waiters.lock();
+            let before = std::mem::replace(&mut *self.newest.write(), state);
+            if let Some(first) = events.first() {
+                waiters.wake(first.index, events);
+            }
+            before
+        };
         // A state that nobody holds any more is taken apart outside the lock.
         drop(before);
     }
@@ -313,6 +318,14 @@ impl Ticket<'_> {
             }
             self.mark.notify.notified().await;
         }
+    }
+
+    /// The newest index published, if nothing up to it touched the interest since the ticket was taken.
+    pub fn quiet_through(&self) -> Option<Index> {
+        // A publication holds this lock from state to wake, so the state seen here has marked whom it touches.
+        let _publishing = self.hub.waiters.lock();
+        let touched = self.mark.first.load(Ordering::Acquire) > 0;
+        (!touched).then(|| self.hub.newest().index())
     }
 }
 

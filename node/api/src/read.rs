@@ -147,9 +147,13 @@ impl Cursor<'_> {
             let first = tokio::select! {
                 biased;
                 first = ticket.touched() => first?,
-                () = sleep_until(quiet) => {
-                    self.next = batch.through.next().max(self.next);
-                    return Ok(batch);
+                () = sleep_until(quiet) => match ticket.quiet_through() {
+                    // All that happened meanwhile happened elsewhere: the cursor moves past it unseen.
+                    Some(through) => {
+                        self.next = self.next.max(through.next());
+                        return Ok(Batch { events: Vec::new(), through });
+                    }
+                    None => ticket.touched().await?,
                 }
             };
             // Nothing before `first` touched the interest: the cursor moved along while it was parked.

@@ -1,7 +1,9 @@
 //! Watches.
 
-use spine_api::Registry;
-use spine_core::limits::LOG_EVENTS_MAX;
+use std::time::Duration;
+
+use spine_api::{Read, Registry};
+use spine_core::{Topic as Interest, limits::LOG_EVENTS_MAX};
 use spine_proto::v1::{self, event::Change, topic::Topic};
 use tonic::Code;
 
@@ -171,4 +173,22 @@ async fn a_watch_from_before_the_change_log_is_told_where_that_begins() {
         .into_inner();
     told.message().await.unwrap().unwrap();
     assert_eq!(told.message().await.unwrap().unwrap().index, last);
+}
+
+#[tokio::test]
+async fn a_parked_cursor_moves_past_what_does_not_touch_it() {
+    let served = Served::start().await;
+    let registry = &served.registry;
+    let idle = Duration::from_millis(1);
+    let mut cursor = registry.watch(vec![Interest::Nodes], registry.hub().newest().index());
+    let mut parked = Box::pin(cursor.next(Some(idle)));
+    assert!(futures::poll!(&mut parked).is_pending());
+    // While it is parked the change log forgets all that it knew then.
+    let mut last = 0;
+    for number in 0..=LOG_EVENTS_MAX {
+        last = registry.put_here("k", number.to_string()).await;
+    }
+    assert_eq!(parked.as_mut().await.unwrap().through.0, last);
+    drop(parked);
+    assert_eq!(cursor.next(Some(idle)).await.unwrap().through.0, last);
 }
