@@ -31,11 +31,7 @@ impl SpineProcess {
     /// `spine dev` with its listeners on free ports of the loopback, once it is ready.
     pub fn dev() -> Self {
         let http = free_address();
-        let arguments = [
-            ("--http-addr", http),
-            ("--grpc-addr", free_address()),
-            ("--peer-addr", free_address()),
-        ];
+        let arguments = [("--http-addr", http), ("--grpc-addr", free_address())];
         let arguments = arguments.map(|(flag, address)| [flag.to_owned(), address.to_string()]);
         Self::start(
             ["dev".to_owned()]

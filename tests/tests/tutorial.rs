@@ -96,6 +96,10 @@ fn backbone() {
             wait::until_true(&format!("{service} is off the map"), left, || {
                 !is_listed(&registry, service)
             });
+            eprintln!(
+                "{service} was off the map {:.1} s after it stopped",
+                stopped.elapsed().as_secs_f64()
+            );
         }
 
         // 9.5: it comes back by itself.
@@ -156,12 +160,17 @@ fn spine() {
             .expect("the output's last line");
         assert_eq!(desk.run(call).stdout, "{'up': True}\n");
         end(pattern.trim_matches('"'));
-        wait::until_true("the circuit opens", DEAD_WITHIN, || {
+        let opened = wait::until_true("the circuit opens", DEAD_WITHIN, || {
             let refused = desk.run(call);
             !refused.status.success()
                 && refused.stderr.starts_with("Traceback")
                 && refused.stderr.lines().last() == Some(printed)
         });
+
+        eprintln!(
+            "the circuit opened {:.1} s after the service stopped",
+            opened.as_secs_f64()
+        );
 
         // And closes when the service is back.
         desk.spawn("photo", "uvicorn photo:app --port 8002");
@@ -171,12 +180,17 @@ fn spine() {
 
         // 7: what the printed core.py writes, the shipped package finds.
         desk.write_literal_sdk();
-        assert!(desk.run("python literal.py").status.success());
-        let lookup = "from hms_spine import Spine; print(Spine().lookup('literal'))";
+        assert!(desk.run("python literal.py register").status.success());
+        assert_eq!(desk.run("python lookup.py").stdout, "http://localhost:8009\n");
+
+        // 7, at the mount that keeps values in hex: the printed class finds what it wrote, and so does everybody else.
+        let literal = "REG_URL=http://localhost:8500/hex python literal.py";
+        assert!(desk.run(&format!("{literal} register")).status.success());
         assert_eq!(
-            desk.run(&format!("python -c \"{lookup}\"")).stdout,
+            desk.run(&format!("{literal} lookup")).stdout,
             "http://localhost:8009\n"
         );
+        assert_eq!(desk.run("python lookup.py").stdout, "http://localhost:8009\n");
     });
 }
 
@@ -354,13 +368,18 @@ impl Desk {
         self.copy("breaker.mjs");
     }
 
-    /// The text's `core.py` as a package, and a program that registers a service with it.
+    /// The text's `core.py` as a package, a program that uses it, and one that uses the shipped package.
     fn write_literal_sdk(&self) {
         self.write_text("literal/hms_spine/core.py", self.blocks.file("hms_spine/core.py"));
         self.write_text("literal/hms_spine/__init__.py", "from .core import Spine\n");
-        let path = "import sys\nsys.path.insert(0, 'literal')\n";
-        let register = "from hms_spine import Spine\nSpine().register('literal', 'http://localhost:8009')\n";
-        self.write_text("literal.py", &format!("{path}{register}"));
+        let path = "import sys\nsys.path.insert(0, 'literal')\nfrom hms_spine import Spine\n";
+        let calls = "calls = {'register': lambda: Spine().register('literal', 'http://localhost:8009'),\n         \
+                     'lookup': lambda: print(Spine().lookup('literal'))}\ncalls[sys.argv[1]]()\n";
+        self.write_text("literal.py", &format!("{path}{calls}"));
+        self.write_text(
+            "lookup.py",
+            "from hms_spine import Spine\nprint(Spine().lookup('literal'))\n",
+        );
     }
 
     /// Runs a shell text to its end.

@@ -209,6 +209,7 @@ def catalog_lists(c: Consul) -> None:
     _, nodes = c.catalog.nodes()
     own = c.agent.self()["Config"]["NodeName"]
     assert own in [node["Node"] for node in nodes]
+    assert c.catalog.nodes(near="_agent")[1] == nodes, "without coordinates the order stays"
     _, node = c.catalog.node(own)
     assert node["Services"]["listed"]["Service"] == "listed"
 
