@@ -98,10 +98,11 @@ impl Deadlines {
             self.queue.remove(&place);
             let key = place.1;
             let row = *self.rows.get(&key).expect("each place in the queue is of a row");
-            if row.at <= now {
+            if row.at == row.queued {
                 self.rows.remove(&key);
                 return Some(key);
             }
+            // It was moved ahead: even if it is due as well, what was due before it comes first.
             let queued = self.enqueue(row.at, &key);
             self.rows.put(key, Deadline { at: row.at, queued });
         }

@@ -37,7 +37,8 @@ pub trait Query: Send + Sync {
 pub struct Answer<T> {
     /// What was read.
     pub value: T,
-    /// The newest index in it, deletions included; never 0, and for one question it never falls.
+    /// The newest index in it, deletions included; for one question it never falls. It is never 0, which clients
+    /// take for "none": before the cluster's first request, which is its leader's own, it is 1 as after it.
     pub index: Index,
     /// What it depends on.
     pub interest: Interest,

@@ -1,0 +1,237 @@
+//! The registry, naively: plain maps, whole copies of the keys for each revision, every deadline a field of the row
+//! that it ends. Written from the contract, not from the core, of which it knows commands and outcomes alone.
+
+mod catalog;
+mod health;
+mod keys;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use spine_core::{
+    Command, Index, LeaseGrant, LeaseId, NodeName, Outcome, Renewal, Renewed, Request, RequestId, SessionId,
+    Time, Ttl,
+};
+
+pub(crate) use self::{
+    catalog::{Instance, Node, Place, check, service},
+    health::Check,
+    keys::{Keys, Row},
+};
+
+/// What became of a request: of a refusal its code.
+pub(crate) type Told = Result<Outcome, &'static str>;
+
+const YEAR: u64 = 365 * 24 * 3_600_000;
+const SESSION_IDLE: u64 = 3_600_000;
+const LEASE_MIN: u64 = 2_000;
+
+/// All that there is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Model {
+    pub(crate) index: u64,
+    pub(crate) now: u64,
+    pub(crate) keys: Keys,
+    pub(crate) leases: BTreeMap<LeaseId, Lease>,
+    pub(crate) nodes: BTreeMap<NodeName, Node>,
+    pub(crate) instances: BTreeMap<Place, Instance>,
+    pub(crate) checks: BTreeMap<Place, Check>,
+    pub(crate) members: BTreeSet<NodeName>,
+    pub(crate) sessions: BTreeMap<SessionId, Session>,
+    /// Every session that was ever opened.
+    pub(crate) opened: Vec<SessionId>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Lease {
+    pub(crate) ttl: u64,
+    pub(crate) ends: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    answered: u64,
+    told: BTreeMap<u64, (u64, Told)>,
+    idle: u64,
+}
+
+/// Something that is due, in the order in which what is due at the same time ends.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Lease(LeaseId),
+    Silent(String, String),
+    Critical(String, String),
+    Heartbeat(String, String),
+    Implicit(String, String),
+    Session(SessionId),
+}
+
+impl Model {
+    /// Applies a request; its index, and what became of it.
+    pub(crate) fn apply(&mut self, time: Time, request: &Request) -> (u64, Told) {
+        self.now = self.now.max(time.0);
+        let Some(id) = request.id else {
+            self.index += 1;
+            return (self.index, self.run(&request.command));
+        };
+        if let Some(told) = self.told(&id) {
+            return told;
+        }
+        self.index += 1;
+        let told = (self.index, self.run(&request.command));
+        if let Some(session) = self.sessions.get_mut(&id.session) {
+            let answered = id.answered_up_to.min(id.sequence - 1);
+            session.answered = session.answered.max(answered);
+            session.told.retain(|sequence, _| *sequence > session.answered);
+            session.told.insert(id.sequence, told.clone());
+            session.idle = self.now + SESSION_IDLE;
+        }
+        told
+    }
+
+    /// What a request session says without looking at the command.
+    fn told(&mut self, id: &RequestId) -> Option<(u64, Told)> {
+        let refusal = match self.sessions.get(&id.session) {
+            None => "unknown_session",
+            Some(_) if id.sequence == 0 => "invalid",
+            Some(session) if id.sequence <= session.answered => "answered_before",
+            Some(session) => return session.told.get(&id.sequence).cloned(),
+        };
+        self.index += 1;
+        Some((self.index, Err(refusal)))
+    }
+
+    fn run(&mut self, command: &Command) -> Told {
+        match command {
+            Command::Put(put) => match put.lease {
+                _ if put.key.is_empty() => Err("invalid"),
+                Some(lease) if !self.leases.contains_key(&lease) => Err("unknown_lease"),
+                _ => Ok(self.keys.put(Index(self.index), put)),
+            },
+            Command::Delete(delete) => self.keys.delete(delete),
+            Command::Compact(at) => self.keys.compact(at.0),
+            Command::Register(register) => self
+                .register(register)
+                .map(|changed| Outcome::Registered { changed }),
+            Command::Deregister(deregister) => self.deregister(deregister),
+            Command::CheckUpdate(update) => self.report(update),
+            Command::LeaseGrant(grant) => self.grant(*grant),
+            Command::LeaseRevoke(id) => self.revoke(*id),
+            Command::Renew(renewals) => Ok(Outcome::Renewed(
+                renewals.iter().map(|one| self.renew(&one.renewal)).collect(),
+            )),
+            Command::Pulse => Ok(self.pulse()),
+            Command::OpenSession => {
+                let id = SessionId(self.index);
+                let session = Session {
+                    answered: 0,
+                    told: BTreeMap::new(),
+                    idle: self.now + SESSION_IDLE,
+                };
+                self.sessions.insert(id, session);
+                self.opened.push(id);
+                Ok(Outcome::SessionOpened(id))
+            }
+            Command::MemberUp(member) => self.member_up(member),
+            Command::CaRootSet(_) => Ok(Outcome::CaRootSet),
+            Command::RulesRaise(_) => Err("rules_unsupported"),
+        }
+    }
+
+    fn grant(&mut self, LeaseGrant { id, ttl }: LeaseGrant) -> Told {
+        if !is_ttl(ttl) {
+            return Err("invalid");
+        }
+        if self.leases.contains_key(&id) {
+            return Err("lease_exists");
+        }
+        let ttl = ttl.0.max(LEASE_MIN);
+        let ends = self.now + ttl;
+        self.leases.insert(id, Lease { ttl, ends });
+        Ok(Outcome::LeaseGranted { id, ttl: Ttl(ttl) })
+    }
+
+    fn revoke(&mut self, id: LeaseId) -> Told {
+        self.leases.remove(&id).ok_or("unknown_lease")?;
+        let keys = self.keys.delete_where(|_, row| row.lease == Some(id));
+        Ok(Outcome::LeaseRevoked { keys })
+    }
+
+    fn renew(&mut self, renewal: &Renewal) -> Renewed {
+        let until = match renewal {
+            Renewal::Lease(id) => self.keep_alive(*id),
+            Renewal::Instance { instance, content } => self.renew_instance(instance, *content),
+            Renewal::Check { check, content } => self.renew_check(check, *content),
+        };
+        until.map_or_else(std::convert::identity, |until| {
+            Renewed::Until(until.map(|until| Ttl(until.saturating_sub(self.now))))
+        })
+    }
+
+    fn keep_alive(&mut self, id: LeaseId) -> Result<Option<u64>, Renewed> {
+        let lease = self.leases.get_mut(&id).ok_or(Renewed::NotARenewal)?;
+        lease.ends = self.now + lease.ttl;
+        Ok(Some(lease.ends))
+    }
+
+    /// Ends what is due, the earliest first.
+    fn pulse(&mut self) -> Outcome {
+        let mut ended = 0;
+        while let Some((_, due)) = self.deadlines().first().filter(|(at, _)| *at <= self.now) {
+            let due = due.clone();
+            ended += 1;
+            self.end(due);
+        }
+        Outcome::Pulsed { ended, more: false }
+    }
+
+    fn end(&mut self, due: Due) {
+        match due {
+            Due::Lease(id) => {
+                self.revoke(id).expect("a lease that is due is there");
+            }
+            Due::Silent(node, id) => self.silence(&(node, id)),
+            Due::Critical(node, id) => self.end_critical(&(node, id)),
+            Due::Heartbeat(node, id) => {
+                self.remove_instance(&(node, id));
+            }
+            Due::Implicit(node, id) => {
+                self.remove_check(&(node, id));
+            }
+            Due::Session(id) => {
+                self.sessions.remove(&id);
+            }
+        }
+    }
+
+    /// When the next thing ends.
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
+        self.deadlines().first().map(|(at, _)| *at)
+    }
+
+    fn deadlines(&self) -> BTreeSet<(u64, Due)> {
+        let mut all: BTreeSet<_> = BTreeSet::new();
+        all.extend(self.leases.iter().map(|(id, row)| (row.ends, Due::Lease(*id))));
+        all.extend(
+            self.sessions
+                .iter()
+                .map(|(id, row)| (row.idle, Due::Session(*id))),
+        );
+        for ((node, id), row) in &self.checks {
+            let due = |at: Option<u64>, due: fn(String, String) -> Due| {
+                at.map(|at| (at, due(node.clone(), id.clone())))
+            };
+            all.extend(due(row.silent, Due::Silent));
+            all.extend(due(row.doomed, Due::Critical));
+            all.extend(due(row.forgotten, Due::Implicit));
+        }
+        for ((node, id), row) in &self.instances {
+            let ends = row.heartbeat.as_ref().and_then(|heartbeat| heartbeat.ends);
+            all.extend(ends.map(|at| (at, Due::Heartbeat(node.clone(), id.clone()))));
+        }
+        all
+    }
+}
+
+fn is_ttl(ttl: Ttl) -> bool {
+    (1..=YEAR).contains(&ttl.0)
+}

@@ -1,0 +1,333 @@
+//! Nodes and instances.
+
+use spine_core::{
+    CheckDefinition, CheckId, CheckKind, Deregister, ExistingChecks, Index, InstanceId, InstanceKey, Member,
+    NodeDefinition, NodeName, Outcome, Register, Renewed, Scope, Service, ServiceName, Status, Target,
+    Thresholds, Weights, codec,
+};
+
+use super::{Model, Told, is_ttl};
+
+/// A node or an instance, or a check, by node and id.
+pub(crate) type Place = (String, String);
+
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) definition: NodeDefinition,
+    pub(crate) created: Index,
+    pub(crate) modified: Index,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Instance {
+    pub(crate) service: Service,
+    /// The last registration, as long as all of it still holds.
+    sent: Option<Register>,
+    pub(crate) heartbeat: Option<Heartbeat>,
+    pub(crate) created: Index,
+    pub(crate) modified: Index,
+}
+
+/// How a registration without checks repeats itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Heartbeat {
+    last: u64,
+    repeats: u64,
+    ttl: u64,
+    /// When it ends, once it is a lease.
+    pub(crate) ends: Option<u64>,
+}
+
+impl Model {
+    /// Whether anything changed.
+    pub(super) fn register(&mut self, register: &Register) -> Result<bool, &'static str> {
+        self.refuse(register)?;
+        let mut changed = false;
+        if let Some(definition) = &register.node_update {
+            changed |= self.put_node(&register.node, definition);
+        }
+        changed |= match &register.service {
+            Some(service) => self.put_instance(register, service),
+            None => self.register_checks(register, None),
+        };
+        Ok(changed)
+    }
+
+    fn refuse(&self, register: &Register) -> Result<(), &'static str> {
+        let lengths = register.checks.iter().filter_map(|check| match &check.kind {
+            CheckKind::Ttl(ttl) => Some(*ttl),
+            kind => kind.interval(),
+        });
+        if !register.heartbeat.into_iter().chain(lengths).all(is_ttl) {
+            return Err("invalid");
+        }
+        let node = &register.node;
+        match &register.node_update {
+            Some(definition) if self.id_is_taken(node, &definition.id) => return Err("node_id_taken"),
+            None if !self.nodes.contains_key(node) => return Err("unknown_node"),
+            _ => {}
+        }
+        for id in register.checks.iter().filter_map(|check| check.service.as_ref()) {
+            let comes = register.service.as_ref().is_some_and(|service| service.id == *id);
+            if !comes && !self.instances.contains_key(&(node.to_string(), id.to_string())) {
+                return Err("unknown_instance");
+            }
+        }
+        Ok(())
+    }
+
+    fn id_is_taken(&self, node: &NodeName, id: &str) -> bool {
+        let has = |(name, row): (&NodeName, &Node)| name != node && *row.definition.id == *id;
+        !id.is_empty() && self.nodes.iter().any(has)
+    }
+
+    fn put_node(&mut self, name: &NodeName, definition: &NodeDefinition) -> bool {
+        let before = self.nodes.get(name);
+        if before.is_some_and(|row| row.definition == *definition) {
+            return false;
+        }
+        let modified = Index(self.index);
+        let created = before.map_or(modified, |row| row.created);
+        let row = Node {
+            definition: definition.clone(),
+            created,
+            modified,
+        };
+        self.nodes.insert(name.clone(), row);
+        true
+    }
+
+    fn put_instance(&mut self, register: &Register, service: &Service) -> bool {
+        let key = (register.node.to_string(), service.id.to_string());
+        let before = self.instances.get(&key).cloned();
+        let repeated = before
+            .as_ref()
+            .is_some_and(|row| row.sent.as_ref() == Some(register));
+        let mut changed = false;
+        if register.existing == ExistingChecks::Replace {
+            let named = |id: &str| register.checks.iter().any(|check| check.id.as_str() == id);
+            let mut gone = self.checks_of(&key);
+            gone.retain(|(_, id)| !named(id));
+            changed |= !gone.is_empty();
+            for check in &gone {
+                self.remove_check(check);
+            }
+        }
+        let index = Index(self.index);
+        let same = before.as_ref().is_some_and(|row| row.service == *service);
+        changed |= !same;
+        let row = Instance {
+            service: service.clone(),
+            sent: Some(register.clone()),
+            heartbeat: before.as_ref().and_then(|row| row.heartbeat.clone()),
+            created: before.as_ref().map_or(index, |row| row.created),
+            modified: before.filter(|_| same).map_or(index, |row| row.modified),
+        };
+        self.instances.insert(key.clone(), row);
+        changed |= self.register_checks(register, Some(&service.id));
+        self.hear(&key, register.heartbeat.map(|ttl| ttl.0), repeated);
+        changed
+    }
+
+    /// Others have changed what this instance's client brought.
+    pub(super) fn disturb(&mut self, key: &Place) {
+        if let Some(row) = self.instances.get_mut(key) {
+            row.sent = None;
+        }
+    }
+
+    /// From now on it lives by a check.
+    pub(super) fn end_heartbeat(&mut self, key: &Place) {
+        if let Some(row) = self.instances.get_mut(key) {
+            row.heartbeat = None;
+        }
+    }
+
+    /// Takes note of a registration with a heartbeat of this length.
+    fn hear(&mut self, key: &Place, ttl: Option<u64>, repeated: bool) {
+        let own = |check: &Place| !self.checks[check].implicit;
+        let checked = self.checks_of(key).iter().any(own);
+        let now = self.now;
+        let Some(row) = self.instances.get_mut(key) else {
+            return;
+        };
+        let before = row.heartbeat.take();
+        let Some(ttl) = ttl.filter(|_| !checked) else {
+            return;
+        };
+        let fresh = Heartbeat {
+            last: now,
+            repeats: 0,
+            ttl,
+            ends: None,
+        };
+        let heard = |before: Heartbeat| match now - before.last {
+            0..2_000 => before,
+            gap if gap <= ttl || before.repeats >= 2 => Heartbeat {
+                last: now,
+                repeats: before.repeats + 1,
+                ..before
+            },
+            _ => fresh.clone(),
+        };
+        let mut heartbeat = match before {
+            Some(before) if before.ttl == ttl && (repeated || before.repeats >= 2) => heard(before),
+            _ => fresh,
+        };
+        heartbeat.ends = (heartbeat.repeats >= 2).then_some(now + ttl);
+        row.heartbeat = Some(heartbeat);
+    }
+
+    pub(super) fn renew_instance(
+        &mut self,
+        instance: &InstanceKey,
+        content: u64,
+    ) -> Result<Option<u64>, Renewed> {
+        let key = (instance.node.to_string(), instance.id.to_string());
+        let sent = self.instances.get(&key).and_then(|row| row.sent.as_ref());
+        if sent.map(codec::content_hash) != Some(content) {
+            return Err(Renewed::NotARenewal);
+        }
+        if let Some(ttl) = self.instances[&key].heartbeat.as_ref().map(|row| row.ttl) {
+            self.hear(&key, Some(ttl), true);
+        }
+        let heartbeat = self.instances[&key].heartbeat.as_ref();
+        Ok(heartbeat.and_then(|row| row.ends))
+    }
+
+    pub(super) fn deregister(&mut self, deregister: &Deregister) -> Told {
+        let Deregister { node, target, scope } = deregister;
+        let found = match target {
+            Target::Node => self.remove_node(node),
+            Target::Instance(id) => match self.find_instance(node, id, *scope)? {
+                Some(key) => self.remove_instance(&key),
+                None => false,
+            },
+            Target::Check(id) => {
+                let has = |key: &Place| self.checks.contains_key(key);
+                match self.find(node, id.as_str(), *scope, has)? {
+                    Some(key) => self.remove_check(&key),
+                    None => false,
+                }
+            }
+        };
+        Ok(Outcome::Deregistered { found })
+    }
+
+    fn remove_node(&mut self, node: &NodeName) -> bool {
+        let on_node = |key: &&Place| key.0 == node.as_str();
+        let checks: Vec<_> = self.checks.keys().filter(on_node).cloned().collect();
+        let instances: Vec<_> = self.instances.keys().filter(on_node).cloned().collect();
+        for key in &checks {
+            self.remove_check(key);
+        }
+        for key in &instances {
+            self.remove_instance(key);
+        }
+        self.nodes.remove(node).is_some()
+    }
+
+    pub(super) fn remove_instance(&mut self, key: &Place) -> bool {
+        for check in self.checks_of(key) {
+            self.remove_check(&check);
+        }
+        self.instances.remove(key).is_some()
+    }
+
+    pub(super) fn find_instance(
+        &self,
+        node: &NodeName,
+        id: &InstanceId,
+        scope: Scope,
+    ) -> Result<Option<Place>, &'static str> {
+        self.find(node, id.as_str(), scope, |key| self.instances.contains_key(key))
+    }
+
+    /// On the node named; else, if so asked, on the one member's node that has it.
+    pub(super) fn find(
+        &self,
+        node: &NodeName,
+        id: &str,
+        scope: Scope,
+        has: impl Fn(&Place) -> bool,
+    ) -> Result<Option<Place>, &'static str> {
+        let here = (node.to_string(), id.to_owned());
+        if has(&here) {
+            return Ok(Some(here));
+        }
+        if scope == Scope::Node {
+            return Ok(None);
+        }
+        let elsewhere = self
+            .members
+            .iter()
+            .map(|member| (member.to_string(), id.to_owned()));
+        let found: Vec<_> = elsewhere.filter(|key| has(key)).collect();
+        if found.len() > 1 {
+            return Err("ambiguous");
+        }
+        Ok(found.into_iter().next())
+    }
+
+    /// A server brings its node, the check of its node, and the service `consul`.
+    pub(super) fn member_up(&mut self, member: &Member) -> Told {
+        let port = member.peer_address.rsplit(':').next();
+        let port = port.and_then(|port| port.parse().ok()).unwrap_or(0);
+        let addresses = ["lan", "wan"].map(|tag| (tag.into(), member.host.clone()));
+        self.register(&Register {
+            node: member.name.clone(),
+            node_update: Some(NodeDefinition {
+                id: member.node_uuid.clone(),
+                address: member.host.clone(),
+                tagged_addresses: addresses.into(),
+                ..NodeDefinition::default()
+            }),
+            service: Some(Service {
+                port,
+                meta: [("spine-version".into(), member.version.clone())].into(),
+                ..service("consul", "consul")
+            }),
+            checks: vec![CheckDefinition {
+                status: Some(Status::Passing),
+                output: "Agent alive and reachable".into(),
+                ..check("serfHealth", "Serf Health Status", CheckKind::External)
+            }],
+            existing: ExistingChecks::Overwrite,
+            heartbeat: None,
+        })?;
+        self.members.insert(member.name.clone());
+        Ok(Outcome::MemberUp)
+    }
+}
+
+/// A service with a name and an id alone.
+pub(crate) fn service(name: &str, id: &str) -> Service {
+    Service {
+        id: InstanceId::parse(id).expect("an id"),
+        name: ServiceName::parse(name).expect("a name"),
+        kind: "".into(),
+        tags: Vec::new(),
+        address: "".into(),
+        tagged_addresses: [].into(),
+        port: 0,
+        socket_path: "".into(),
+        meta: [].into(),
+        weights: Weights::default(),
+        enable_tag_override: false,
+    }
+}
+
+/// A check of a node with an id, a name and a kind alone.
+pub(crate) fn check(id: &str, name: &str, kind: CheckKind) -> CheckDefinition {
+    CheckDefinition {
+        id: CheckId::parse(id).expect("an id"),
+        name: name.into(),
+        notes: "".into(),
+        service: None,
+        status: None,
+        output: "".into(),
+        kind,
+        deregister_after: None,
+        thresholds: Thresholds::default(),
+    }
+}
