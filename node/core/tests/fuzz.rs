@@ -65,7 +65,7 @@ fn chunks(bytes: &[u8]) {
 /// Runs a body on a corpus and on as many mutations of it as are asked for.
 fn fuzz(name: &str, corpus: &[Vec<u8>], body: fn(&[u8])) {
     let inputs: usize =
-        std::env::var("SPINE_FUZZ_INPUTS").map_or(3_000, |text| text.parse().expect("a number"));
+        std::env::var("SPINE_FUZZ_INPUTS").map_or(20_000, |text| text.parse().expect("a number"));
     // Always the same inputs: one that fails fails again.
     let mut rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let run = |bytes: &[u8]| {
