@@ -1,7 +1,7 @@
 //! Every way to change the state. What is not a [`Command`] does not happen.
 //!
 //! A leader batches what arrives at the same time: an [`Entry`] holds many [`Request`]s, each of which gets an
-//! [`Index`](crate::Index) of its own when the entry is applied. Variants are only ever appended: their numbers
+//! [`Index`] of its own when the entry is applied. Variants are only ever appended: their numbers
 //! are in the log of every cluster.
 
 use std::{collections::BTreeMap, sync::Arc};
