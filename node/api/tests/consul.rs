@@ -83,7 +83,9 @@ impl Host for Around {
     fn metrics(&self) -> String {
         "# TYPE spine_term gauge\nspine_term 1\n\
          # TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes 1048576\n\
-         # TYPE spine_requests counter\nspine_requests_total{dialect=\"consul\"} 7\n"
+         # TYPE spine_requests counter\nspine_requests_total{dialect=\"consul\"} 7\n\
+         # TYPE spine_fsync_seconds histogram\nspine_fsync_seconds_sum 0.25\nspine_fsync_seconds_count 4\n\
+         spine_fsync_seconds_bucket{le=\"1\"} 4\n"
             .into()
     }
 

@@ -17,47 +17,47 @@ pub(crate) async fn all(call: Call) -> Handled {
     let host = &call.settings().host;
     let text = host.metrics();
     if call.params.first("format") == Some("prometheus") {
-        return Ok(Reply::bytes(
-            StatusCode::OK,
-            "text/plain; version=0.0.4; charset=utf-8",
-            Bytes::from(text),
-        ));
+        let media_type = "text/plain; version=0.0.4; charset=utf-8";
+        return Ok(Reply::bytes(StatusCode::OK, media_type, Bytes::from(text)));
     }
-    let samples: Vec<Sample<'_>> = text.lines().filter_map(Sample::parse).collect();
-    let kinds = kinds(&text);
-    let counts = |sample: &&Sample<'_>| kinds.get(sample.family()).is_some_and(|kind| *kind != "gauge");
-    let gauges = samples.iter().filter(|sample| !counts(sample)).map(GaugeWire::of);
+    let lines: Vec<Line<'_>> = text.lines().filter_map(Line::parse).collect();
+    let kinds = &kinds(&text);
+    let of_kind = |wanted: Kind| lines.iter().filter(move |line| kinds.of(line) == wanted);
     Ok(call.json(&MetricsWire {
         timestamp: rfc3339(host.wall()),
-        gauges: gauges
-            .chain(memory(&samples, call.settings().node.as_str()))
+        gauges: of_kind(Kind::Gauge)
+            .map(GaugeWire::of)
+            .chain(memory(&lines, call.settings().node.as_str()))
             .collect(),
         points: [],
-        counters: samples.iter().filter(counts).map(CounterWire::of).collect(),
-        samples: [],
+        counters: of_kind(Kind::Counter).map(SampledWire::counter).collect(),
+        samples: of_kind(Kind::Distribution)
+            .filter_map(|count| SampledWire::distribution(count, &lines))
+            .collect(),
     }))
 }
 
 /// The gauge by which clients know that it is Consul's list.
-fn memory<'a>(samples: &'a [Sample<'a>], node: &str) -> Option<GaugeWire<'a>> {
-    let memory = samples
+fn memory<'a>(lines: &'a [Line<'a>], node: &str) -> Option<GaugeWire<'a>> {
+    let memory = lines
         .iter()
-        .find(|sample| sample.name == "process_resident_memory_bytes")?;
+        .find(|line| line.name == "process_resident_memory_bytes")?;
+    let name = format!("consul.{node}.runtime.alloc_bytes").into();
     Some(GaugeWire {
-        name: format!("consul.{node}.runtime.alloc_bytes").into(),
+        name,
         ..GaugeWire::of(memory)
     })
 }
 
 /// A line of Prometheus' text format.
 #[derive(Debug, PartialEq)]
-struct Sample<'a> {
+struct Line<'a> {
     name: &'a str,
     labels: BTreeMap<&'a str, String>,
     value: f64,
 }
 
-impl<'a> Sample<'a> {
+impl<'a> Line<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let name_end = line.find(['{', ' ']).filter(|_| !line.starts_with('#'))?;
         let (name, rest) = line.split_at(name_end);
@@ -68,14 +68,6 @@ impl<'a> Sample<'a> {
         let value: f64 = rest.split_ascii_whitespace().next()?.parse().ok()?;
         // JSON knows no other numbers.
         value.is_finite().then_some(Self { name, labels, value })
-    }
-
-    /// The name under which its kind is declared.
-    fn family(&self) -> &'a str {
-        ["_bucket", "_sum", "_count", "_total"]
-            .iter()
-            .find_map(|ending| self.name.strip_suffix(ending))
-            .unwrap_or(self.name)
     }
 }
 
@@ -110,14 +102,47 @@ fn unquote(text: &str) -> Option<(String, &str)> {
     None
 }
 
-fn kinds(text: &str) -> BTreeMap<&str, &str> {
+/// What a line is a part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Gauge,
+    Counter,
+    /// The number of values of a histogram; its sum is found from there.
+    Distribution,
+    /// Another line of a histogram.
+    Part,
+}
+
+/// The kinds that the text declares, by family.
+struct Kinds<'a>(BTreeMap<&'a str, &'a str>);
+
+fn kinds(text: &str) -> Kinds<'_> {
     let declared = text
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     // A counter is declared with or without its ending.
-    declared
-        .map(|(name, kind)| (name.strip_suffix("_total").unwrap_or(name), kind))
-        .collect()
+    Kinds(
+        declared
+            .map(|(name, kind)| (name.strip_suffix("_total").unwrap_or(name), kind))
+            .collect(),
+    )
+}
+
+impl Kinds<'_> {
+    fn of(&self, line: &Line<'_>) -> Kind {
+        let ending = ["_bucket", "_sum", "_count", "_total"]
+            .into_iter()
+            .find(|ending| line.name.ends_with(ending));
+        let family = ending
+            .and_then(|ending| line.name.strip_suffix(ending))
+            .unwrap_or(line.name);
+        match (self.0.get(family).copied(), ending) {
+            (Some("counter"), _) => Kind::Counter,
+            (Some("histogram" | "summary"), Some("_count")) => Kind::Distribution,
+            (Some("histogram" | "summary"), _) => Kind::Part,
+            _ => Kind::Gauge,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -126,8 +151,8 @@ struct MetricsWire<'a> {
     timestamp: String,
     gauges: Vec<GaugeWire<'a>>,
     points: [(); 0],
-    counters: Vec<CounterWire<'a>>,
-    samples: [(); 0],
+    counters: Vec<SampledWire<'a>>,
+    samples: Vec<SampledWire<'a>>,
 }
 
 #[derive(Serialize)]
@@ -139,31 +164,52 @@ struct GaugeWire<'a> {
 }
 
 impl<'a> GaugeWire<'a> {
-    fn of(sample: &'a Sample<'_>) -> Self {
+    fn of(line: &'a Line<'_>) -> Self {
         Self {
-            name: sample.name.into(),
-            value: sample.value,
-            labels: &sample.labels,
+            name: line.name.into(),
+            value: line.value,
+            labels: &line.labels,
         }
     }
 }
 
+/// Since the start of the node; clients read the count as a whole number.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct CounterWire<'a> {
+struct SampledWire<'a> {
     name: &'a str,
-    count: f64,
+    count: u64,
     sum: f64,
+    mean: f64,
     labels: &'a BTreeMap<&'a str, String>,
 }
 
-impl<'a> CounterWire<'a> {
-    fn of(sample: &'a Sample<'_>) -> Self {
+impl<'a> SampledWire<'a> {
+    fn counter(line: &'a Line<'_>) -> Self {
+        Self::of(line.name, line, line.value)
+    }
+
+    fn distribution(count: &'a Line<'_>, lines: &[Line<'_>]) -> Option<Self> {
+        let family = count.name.strip_suffix("_count")?;
+        let is_sum =
+            |line: &&Line<'_>| line.name.strip_suffix("_sum") == Some(family) && line.labels == count.labels;
+        Some(Self::of(family, count, lines.iter().find(is_sum)?.value))
+    }
+
+    fn of(name: &'a str, count: &'a Line<'_>, sum: f64) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "counts are whole, and not negative"
+        )]
+        let whole = count.value as u64;
+        let mean = if whole == 0 { 0.0 } else { sum / count.value };
         Self {
-            name: sample.name,
-            count: sample.value,
-            sum: sample.value,
-            labels: &sample.labels,
+            name,
+            count: whole,
+            sum,
+            mean,
+            labels: &count.labels,
         }
     }
 }
@@ -174,12 +220,11 @@ mod tests {
 
     #[test]
     fn lines_are_read_with_their_labels() {
-        let sample = Sample::parse(r#"spine_requests_total{dialect="consul",path="a\"b\\c,}"} 12"#).unwrap();
-        assert_eq!(sample.name, "spine_requests_total");
-        assert_eq!(sample.family(), "spine_requests");
-        assert_eq!(sample.labels["path"], r#"a"b\c,}"#);
-        assert!((sample.value - 12.0).abs() < f64::EPSILON);
-        assert_eq!(Sample::parse("up 1 1700000000").unwrap().labels.len(), 0);
+        let line = Line::parse(r#"spine_requests_total{dialect="consul",path="a\"b\\c,}"} 12"#).unwrap();
+        assert_eq!(line.name, "spine_requests_total");
+        assert_eq!(line.labels["path"], r#"a"b\c,}"#);
+        assert!((line.value - 12.0).abs() < f64::EPSILON);
+        assert_eq!(Line::parse("up 1 1700000000").unwrap().labels.len(), 0);
         for line in [
             "",
             "# HELP up x",
@@ -189,7 +234,29 @@ mod tests {
             "up NaN",
             "up{a=\"b\"}",
         ] {
-            assert_eq!(Sample::parse(line), None, "{line}");
+            assert_eq!(Line::parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_kind_is_the_familys() {
+        let kinds = kinds("# TYPE a counter\n# TYPE b histogram\n# TYPE c gauge\n# TYPE d_total counter\n");
+        let cases = [
+            ("a_total", Kind::Counter),
+            ("d_total", Kind::Counter),
+            ("b_bucket", Kind::Part),
+            ("b_sum", Kind::Part),
+            ("b_count", Kind::Distribution),
+            ("c", Kind::Gauge),
+            ("c_count", Kind::Gauge),
+            ("undeclared", Kind::Gauge),
+        ];
+        for (name, kind) in cases {
+            assert_eq!(
+                kinds.of(&Line::parse(&format!("{name} 1")).unwrap()),
+                kind,
+                "{name}"
+            );
         }
     }
 }

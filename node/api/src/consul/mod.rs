@@ -1,9 +1,9 @@
 //! Consul's HTTP API, version 1.
 //!
-//! A request goes down one road: [`routes`] finds the handler, [`call`] holds what was asked, the handler decodes
-//! it into a command or a query ([`params`], [`body`], [`duration`], [`filter`]), asks the registry ([`blocking`]
-//! waits where the client wants to), and encodes the answer ([`wire`], [`reply`]). What can go wrong stands with its
-//! text and status code in [`error`], and what this release leaves out in [`unsupported`].
+//! A request goes down one road: `routes` finds the handler, `call` holds what was asked, the handler decodes
+//! it into a command or a query (`params`, `body`, `duration`, `filter`), asks the registry (`blocking`
+//! waits where the client wants to), and encodes the answer (`wire`, `reply`). What can go wrong stands with its
+//! text and status code in `error`, and what this release leaves out in `unsupported`.
 //!
 //! No rule of the registry is decided here: the same registration through another dialect comes to the same.
 
