@@ -18,7 +18,6 @@ use super::{
     checkpoint::{Checkpoints, Loaded},
     identity::{self, Identity},
     state_machine::Applied,
-    types::StoredMembership,
     wire,
 };
 use crate::{
@@ -224,7 +223,7 @@ fn write_nothing(world: &World, checkpoints: &Checkpoints) -> Result<Loaded, Che
     let identity = Identity::found(&*world.rng);
     let applied = Applied {
         position: None,
-        membership: StoredMembership::default(),
+        membership: Arc::default(),
         state: State::new(),
     };
     let generation = checkpoints.write(&identity, &applied, 0)?;

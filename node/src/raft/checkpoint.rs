@@ -22,13 +22,16 @@ use crate::storage::checkpoint::{CheckpointError, Chunk, Chunks, Engine, Generat
 
 /// A checkpoint is due after so many bytes of log at least.
 pub const LOGGED_MIN: u64 = 32 << 20;
+/// And after so many in any case. The history of the keys makes a state grow by more than is logged; without this bound
+/// a checkpoint would not become due before the quota stops it. The log of two generations then stays about 1 GiB.
+pub const LOGGED_MAX: u64 = 512 << 20;
 /// At a graceful stop so many bytes of log are worth a checkpoint.
 pub const LOGGED_AT_STOP: u64 = 1 << 20;
 
 /// Whether a checkpoint is due after `logged` bytes, with a state of `state_bytes`: rarely enough that writing it costs
 /// at most twice what the log does, often enough that a restart replays little.
 pub fn due(logged: u64, state_bytes: u64) -> bool {
-    logged > LOGGED_MIN.max(state_bytes / 2)
+    logged > (state_bytes / 2).clamp(LOGGED_MIN, LOGGED_MAX)
 }
 
 /// What stands in a checkpoint's header beside the log index.
@@ -168,7 +171,7 @@ fn read(header: &Header, chunks: &mut Chunks<'_>) -> Result<(Meta, Identity, App
         identity,
         Applied {
             position,
-            membership,
+            membership: Arc::new(membership),
             state,
         },
     ))
@@ -179,7 +182,7 @@ pub(super) fn snapshot_meta(applied: &Applied) -> Option<SnapshotMeta> {
     let position = applied.position?;
     Some(SnapshotMeta {
         last_log_id: Some(position),
-        last_membership: applied.membership.clone(),
+        last_membership: (*applied.membership).clone(),
     })
 }
 
@@ -188,10 +191,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn due_after_32_mb_or_half_the_state() {
+    fn due_after_half_the_state_but_between_32_and_512_mb() {
         assert!(!due(32 << 20, 0));
         assert!(due((32 << 20) + 1, 64 << 20));
         assert!(!due(33 << 20, 100 << 20));
         assert!(due(51 << 20, 100 << 20));
+        assert!(!due(512 << 20, 4 << 30));
+        assert!(due((512 << 20) + 1, 4 << 30));
     }
 }

@@ -5,7 +5,7 @@
 //! publishes the new state with its events to the hub, and only then answers, so that whoever has an answer finds the
 //! state that belongs to it.
 
-use std::{io, sync::Arc};
+use std::{io, mem, sync::Arc};
 
 use futures::{Stream, StreamExt};
 use openraft::{
@@ -23,8 +23,10 @@ use super::{
 };
 use crate::metrics_sink::NodeMetrics;
 
-/// Entries applied between two publications at most: an answer waits for no more than those.
+/// Entries, and requests in them, applied between two publications: an answer waits for no more than those, and for
+/// the rest of the last entry.
 const BATCH_ENTRIES: usize = 64;
+const BATCH_REQUESTS: usize = 1_024;
 /// Batches on their way to the applier.
 const BATCHES: usize = 2;
 
@@ -33,8 +35,8 @@ const BATCHES: usize = 2;
 pub struct Applied {
     /// The last entry in it.
     pub position: Option<LogId>,
-    /// The newest membership among the entries in it.
-    pub membership: StoredMembership,
+    /// The newest membership among the entries in it; shared, because this is cloned with each publication.
+    pub membership: Arc<StoredMembership>,
     /// The state.
     pub state: State,
 }
@@ -48,7 +50,7 @@ impl Applied {
     fn meta(&self) -> SnapshotMeta {
         SnapshotMeta {
             last_log_id: self.position,
-            last_membership: self.membership.clone(),
+            last_membership: (*self.membership).clone(),
         }
     }
 }
@@ -122,7 +124,7 @@ impl RaftStateMachine<Types> for StateMachine {
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
         let applied = self.applied.borrow();
-        Ok((applied.position, applied.membership.clone()))
+        Ok((applied.position, (*applied.membership).clone()))
     }
 
     async fn apply<S>(&mut self, entries: S) -> io::Result<()>
@@ -177,35 +179,50 @@ impl Applier {
     pub(super) async fn run(mut self) {
         let mut next = self.applied.borrow().clone();
         while let Some(Batch { entries, done }) = self.batches.recv().await {
-            let result = self.apply_batch(&mut next, entries);
+            let result = self.apply_batch(&mut next, entries).await;
             let failed = result.is_err();
             let _ = done.send(result);
             if failed {
                 return;
             }
-            // A long run of batches must let others have the thread.
-            tokio::task::consume_budget().await;
         }
     }
 
-    fn apply_batch(&self, next: &mut Applied, entries: Vec<EntryResponder<Types>>) -> io::Result<()> {
-        let mut events = Vec::new();
-        let mut answers: Vec<(ApplyResponder<Types>, Response)> = Vec::new();
+    async fn apply_batch(&self, next: &mut Applied, entries: Vec<EntryResponder<Types>>) -> io::Result<()> {
+        let mut unpublished = Unpublished::default();
         for (entry, responder) in entries {
-            let response = apply(next, entry, &mut events)?;
+            let response = apply(next, entry, &mut unpublished.events)?;
             self.metrics.applied(response.0.len());
-            if let Some(responder) = responder {
-                answers.push((responder, response));
+            unpublished.requests += response.0.len();
+            unpublished
+                .answers
+                .extend(responder.map(|responder| (responder, response)));
+            if unpublished.requests >= BATCH_REQUESTS {
+                self.publish(next, mem::take(&mut unpublished));
+                // Others must have the thread now and then.
+                tokio::task::yield_now().await;
             }
         }
+        self.publish(next, unpublished);
+        Ok(())
+    }
+
+    fn publish(&self, next: &Applied, Unpublished { events, answers, .. }: Unpublished) {
         // The hub first: what a reader is told to wait for must be there when it looks.
         self.hub.publish(next.state.clone(), &events);
         self.applied.send_replace(next.clone());
         for (responder, response) in answers {
             responder.send(response);
         }
-        Ok(())
     }
+}
+
+/// What was applied since the last publication.
+#[derive(Default)]
+struct Unpublished {
+    requests: usize,
+    events: Vec<Event>,
+    answers: Vec<(ApplyResponder<Types>, Response)>,
 }
 
 fn apply(next: &mut Applied, entry: LogEntry, events: &mut Vec<Event>) -> io::Result<Response> {
@@ -213,7 +230,7 @@ fn apply(next: &mut Applied, entry: LogEntry, events: &mut Vec<Event>) -> io::Re
     match entry.payload {
         EntryPayload::Blank => Ok(Response::default()),
         EntryPayload::Membership(membership) => {
-            next.membership = StoredMembership::new(Some(entry.log_id), membership);
+            next.membership = Arc::new(StoredMembership::new(Some(entry.log_id), membership));
             Ok(Response::default())
         }
         EntryPayload::Normal(payload) => {
