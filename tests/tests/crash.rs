@@ -82,6 +82,30 @@ fn without_flushes_the_same_test_reports_loss() {
     });
 }
 
+/// A disk that fails is final: the server ends by itself, with an error, and acknowledges nothing more.
+#[test]
+fn a_server_whose_disk_fails_ends_itself() {
+    sealed("a_server_whose_disk_fails_ends_itself", || {
+        let place = tempfile::tempdir().unwrap();
+        let fault = PowerCut::new(place.path(), Flushes::Real);
+        let mut server = fault.start();
+        server.await_ready().unwrap();
+        assert!(put(&server.client, 0, 1));
+        fault.disk.cut_power();
+        assert!(
+            !put(&server.client, 0, 2),
+            "what can't be flushed was acknowledged"
+        );
+        let ended = wait::until("the server ends", PATIENCE, || server.child.try_wait().unwrap());
+        assert!(!ended.success(), "{ended}");
+        assert!(
+            server.said().contains("disk failed"),
+            "it does not say why:\n{}",
+            server.said()
+        );
+    });
+}
+
 /// A way to end a server.
 trait Fault {
     /// Bytes that must have been written since the last one.
