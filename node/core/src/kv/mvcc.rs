@@ -250,23 +250,13 @@ impl Kv {
         self.rows.bytes() + self.history.bytes()
     }
 
-    fn guard_holds(&self, key: &Key, guard: Guard) -> bool {
-        let row = self.rows.get(key);
-        match guard {
-            Guard::Always => true,
-            Guard::Absent => row.is_none(),
-            Guard::ModifyIndex(index) => row.is_some_and(|row| row.modify_index == index),
-            Guard::ModRevision(revision) => row.is_some_and(|row| row.mod_revision == revision),
-        }
-    }
-
     pub(crate) fn put(&mut self, w: &mut Writer, put: &Put) -> Outcome {
-        if !self.guard_holds(&put.key, put.guard) {
+        let before = self.rows.get(&put.key).cloned();
+        if !put.guard.holds(before.as_deref()) {
             return Outcome::GuardFailed {
                 revision: self.revision,
             };
         }
-        let before = self.rows.get(&put.key).cloned();
         let unchanged = before
             .as_ref()
             .is_some_and(|row| row.value == put.value && row.flags == put.flags && row.lease == put.lease);
@@ -298,8 +288,8 @@ impl Kv {
 
     pub(crate) fn delete(&mut self, w: &mut Writer, delete: &Delete) -> Outcome {
         // With a guard the range is one key; a key that is absent already is deleted, whatever the guard.
-        let absent = self.rows.get(&delete.range.start).is_none();
-        if delete.guard != Guard::Always && !absent && !self.guard_holds(&delete.range.start, delete.guard) {
+        let row = self.rows.get(&delete.range.start);
+        if row.is_some_and(|row| !delete.guard.holds(Some(row))) {
             return Outcome::GuardFailed {
                 revision: self.revision,
             };
@@ -416,5 +406,17 @@ impl Kv {
             self.by_lease.insert((lease, key.clone()), ());
         }
         self.rows.put(key, row);
+    }
+}
+
+impl Guard {
+    /// Whether the row that is there, or that there is none, is what the guard asks for.
+    fn holds(self, row: Option<&KvRow>) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Absent => row.is_none(),
+            Self::ModifyIndex(index) => row.is_some_and(|row| row.modify_index == index),
+            Self::ModRevision(revision) => row.is_some_and(|row| row.mod_revision == revision),
+        }
     }
 }
