@@ -12,6 +12,9 @@ pub const ENTRY_EVERY: Duration = Duration::from_secs(5);
 /// How often it is looked whether history is to be compacted.
 const COMPACT_EVERY: Duration = Duration::from_mins(1);
 
+/// Deadlines that come within this time of each other are ended by one pulse: a fraction of what they may be late.
+const PULSE_EVERY: Duration = Duration::from_millis(50);
+
 /// What a leader sees when it asks what is due.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
@@ -21,8 +24,8 @@ pub struct View<'a> {
     pub time: Time,
     /// The monotonic clock.
     pub now: Duration,
-    /// Renewals wait to be proposed or applied.
-    pub renewals_wait: bool,
+    /// Batches of renewals that wait to be proposed or applied.
+    pub renewal_batches: usize,
     /// What is committed lags in being applied.
     pub lags: bool,
 }
@@ -45,6 +48,10 @@ pub struct Duties {
     entry_made: Duration,
     /// When compaction is looked at next.
     compact_at: Duration,
+    /// When the last pulse was proposed.
+    pulsed: Option<Duration>,
+    /// Batches of renewals that were there when something came due, and are not applied yet.
+    awaited: Option<usize>,
     /// A command of these duties is not answered yet.
     busy: bool,
 }
@@ -56,6 +63,8 @@ impl Duties {
             history_revisions,
             entry_made: now,
             compact_at: now + COMPACT_EVERY,
+            pulsed: None,
+            awaited: None,
             busy: false,
         }
     }
@@ -63,6 +72,13 @@ impl Duties {
     /// Notes that an entry was made.
     pub fn entry_made(&mut self, now: Duration) {
         self.entry_made = now;
+    }
+
+    /// Notes that a batch of renewals was applied.
+    pub fn renewals_applied(&mut self) {
+        if let Some(awaited) = &mut self.awaited {
+            *awaited = awaited.saturating_sub(1);
+        }
     }
 
     /// Notes that the command given by [`due`](Self::due) was answered.
@@ -84,14 +100,9 @@ impl Duties {
         if self.busy {
             return None;
         }
-        // A renewal that came in time must be applied before what it renews is ended.
-        let may_end = !view.renewals_wait && !view.lags;
-        if may_end
-            && view
-                .state
-                .next_deadline()
-                .is_some_and(|deadline| deadline <= view.time)
-        {
+        if self.may_pulse(view) {
+            self.pulsed = Some(view.now);
+            self.awaited = None;
             return Some(Command::Pulse);
         }
         if view.now >= self.compact_at {
@@ -99,6 +110,20 @@ impl Duties {
             return self.compaction(view.state).map(Command::Compact);
         }
         None
+    }
+
+    /// Whether something is due, and every renewal that was there when it came due is applied: what came in time
+    /// counts, and what comes later holds nothing up.
+    fn may_pulse(&mut self, view: View<'_>) -> bool {
+        let due = view
+            .state
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= view.time);
+        let soon = self.pulsed.is_some_and(|pulsed| view.now < pulsed + PULSE_EVERY);
+        if !due || soon || view.lags {
+            return false;
+        }
+        *self.awaited.get_or_insert(view.renewal_batches) == 0
     }
 
     /// The revision to compact to, once that forgets a hundredth of what is kept: small steps cost entries.
@@ -139,7 +164,7 @@ mod tests {
             state,
             time: Time(time),
             now: Duration::from_millis(time),
-            renewals_wait: false,
+            renewal_batches: 0,
             lags: false,
         }
     }
@@ -158,32 +183,47 @@ mod tests {
             duties.due(view(&state, 10_000)),
             Some(Duty::Propose(Command::Pulse))
         );
-        assert_eq!(duties.due(view(&state, 10_001)), None);
+        assert_eq!(duties.due(view(&state, 10_051)), None);
         duties.done();
         assert_eq!(
-            duties.due(view(&state, 10_002)),
+            duties.due(view(&state, 10_052)),
             Some(Duty::Propose(Command::Pulse))
         );
     }
 
     #[test]
-    fn no_pulse_while_renewals_wait_or_applying_lags() {
+    fn no_pulse_before_the_renewals_that_came_in_time_or_while_applying_lags() {
         let state = with_lease();
         let mut duties = duties();
         duties.entry_made(Duration::from_secs(10));
+        let waiting = View {
+            renewal_batches: 2,
+            ..view(&state, 11_000)
+        };
+        assert_eq!(duties.due(waiting), None);
+        duties.renewals_applied();
+        assert_eq!(duties.due(waiting), None);
+        duties.renewals_applied();
+        let lagging = View {
+            lags: true,
+            ..waiting
+        };
+        assert_eq!(duties.due(lagging), None);
+        // Those that came since then hold nothing up: a stream of renewals that never rests is no excuse.
+        assert_eq!(duties.due(waiting), Some(Duty::Propose(Command::Pulse)));
+    }
+
+    #[test]
+    fn what_comes_due_together_is_ended_together() {
+        let state = with_lease();
+        let mut duties = duties();
+        duties.entry_made(Duration::from_secs(10));
+        assert!(duties.due(view(&state, 10_000)).is_some());
+        duties.done();
+        assert_eq!(duties.due(view(&state, 10_049)), None);
         assert_eq!(
-            duties.due(View {
-                renewals_wait: true,
-                ..view(&state, 11_000)
-            }),
-            None
-        );
-        assert_eq!(
-            duties.due(View {
-                lags: true,
-                ..view(&state, 11_000)
-            }),
-            None
+            duties.due(view(&state, 10_050)),
+            Some(Duty::Propose(Command::Pulse))
         );
     }
 

@@ -21,7 +21,9 @@ fn main() {
     println!("new keys: {:.2} us", measure(&mut state, &keys, false));
     for round in 1..ROUNDS {
         // Another order each time.
-        let keys: Vec<_> = (0..KEYS).map(|n| key(scatter(n + u64::from(round)) % KEYS)).collect();
+        let keys: Vec<_> = (0..KEYS)
+            .map(|n| key(scatter(n + u64::from(round)) % KEYS))
+            .collect();
         println!("old keys: {:.2} us", measure(&mut state, &keys, false));
     }
     let keys: Vec<_> = (0..KEYS).map(|n| key(scatter(n) % KEYS)).collect();

@@ -367,7 +367,8 @@ impl Leading {
             state: &state,
             time: self.time.stamp(),
             now,
-            renewals_wait: self.renewals_in_flight || !self.renewals.is_empty(),
+            renewal_batches: usize::from(self.renewals_in_flight)
+                + self.renewals.len().div_ceil(limits::ENTRY_RENEWALS_MAX),
             lags: self.lag.is_over(),
         };
         let requests = match self.duties.due(view) {
@@ -441,7 +442,10 @@ impl Leading {
         self.in_flight -= 1;
         match kind {
             Kind::Commands => {}
-            Kind::Renewals => self.renewals_in_flight = false,
+            Kind::Renewals => {
+                self.renewals_in_flight = false;
+                self.duties.renewals_applied();
+            }
             Kind::Duty => self.duties.done(),
         }
     }
