@@ -161,6 +161,11 @@ async fn events(
 
 /// Waits for something on the page to change after `from`; gives the index up to which nothing more has.
 async fn next_change(door: &Door, from: Index) -> Result<Index, CursorError> {
+    let newest = door.hub().newest().index();
+    if from > newest {
+        // The browser was at another server, or in another life of this one: what it shows is not what is here.
+        return Ok(newest);
+    }
     let interest = vec![Topic::Services, Topic::Instances, Topic::Nodes, Topic::Checks];
     match door.watch(interest, from).next(None).await {
         Ok(batch) => Ok(batch.through),

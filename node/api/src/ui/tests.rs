@@ -163,6 +163,17 @@ async fn an_event_comes_for_each_change_and_none_is_missed_between_page_and_stre
 }
 
 #[tokio::test]
+async fn a_browser_that_has_seen_more_than_there_is_looks_again() {
+    let local = local();
+    register(&local, "photo", Status::Passing, "").await;
+    let response = get(&local, "/ui/events?from=1000").await;
+    let mut events = response.into_body().into_data_stream();
+    let first = tokio::time::timeout(Duration::from_secs(10), events.next()).await.unwrap().unwrap().unwrap();
+    let first = String::from_utf8(first.to_vec()).unwrap();
+    assert!(first.contains(&format!("id: {}", local.hub().newest().index())), "{first}");
+}
+
+#[tokio::test]
 async fn assets_are_kept_by_the_browser_until_they_change() {
     let local = local();
     let tag = get(&local, "/ui/assets/app.js").await.headers()[header::ETAG].clone();

@@ -1,0 +1,164 @@
+//! A server from outside: its ports, its bounds, its end.
+
+#![expect(clippy::disallowed_methods, reason = "clients are part of the world outside")]
+
+use std::{net::SocketAddr, time::Duration};
+
+use spine_node::{
+    World,
+    config::{Config, HostPort, Mode, Options, OrOff},
+    server::{ServeError, Server},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// Options of a server on free ports.
+fn options() -> Options {
+    let free = || Some(OrOff::On(HostPort::new("127.0.0.1", 0)));
+    Options { name: Some("n1".into()), http_addr: free(), grpc_addr: free(), ..Options::default() }
+}
+
+fn dev(options: Options) -> Config {
+    Config::resolve(Mode::Dev, options, None).unwrap()
+}
+
+async fn start(config: Config) -> Server {
+    Server::start(config, World::real()).await.unwrap()
+}
+
+fn http(server: &Server) -> SocketAddr {
+    server.places().http.unwrap()
+}
+
+/// Sends one request on a connection of its own; gives the whole answer.
+async fn ask(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("{request} HTTP/1.1\r\nhost: spine\r\nconnection: close\r\n\r\n");
+    // A server that refuses the connection may have closed it already.
+    let _ = stream.write_all(request.as_bytes()).await;
+    read(&mut stream).await
+}
+
+async fn read(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.expect("an end");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_answers_when_it_has_started_and_leaves_nothing_behind() {
+    let server = start(dev(options())).await;
+    let address = http(&server);
+    assert!(ask(address, "GET /readyz").await.starts_with("HTTP/1.1 200"));
+    assert!(ask(address, "GET /livez").await.starts_with("HTTP/1.1 200"));
+    let metrics = ask(address, "GET /metrics").await;
+    assert!(metrics.contains("openmetrics-text") && metrics.contains("spine_raft_is_leader 1"), "{metrics}");
+    assert!(ask(address, "GET /v1/status/leader").await.contains(':'));
+    assert!(ask(address, "GET /v1/agent/connect/ca/roots").await.contains("BEGIN CERTIFICATE"));
+    assert!(ask(address, "GET /ui/").await.contains("<h1>Services</h1>"));
+    assert!(ask(address, "GET /").await.contains("location: /ui/"));
+    let data = server.places().data_dir.clone();
+    assert!(data.exists());
+    server.stop().await.unwrap();
+    assert!(!data.exists(), "a temporary directory goes");
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_that_is_kept_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let kept = || Options { data_dir: Some(directory.path().join("data")), ..options() };
+    let server = start(dev(kept())).await;
+    let put = "PUT /v1/kv/greeting HTTP/1.1\r\nhost: spine\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
+    let mut stream = TcpStream::connect(http(&server)).await.unwrap();
+    stream.write_all(put.as_bytes()).await.unwrap();
+    assert!(read(&mut stream).await.ends_with("true"));
+    let roots = ask(http(&server), "GET /v1/connect/ca/roots?pem=1").await;
+    server.stop().await.unwrap();
+
+    let server = start(dev(kept())).await;
+    assert!(ask(http(&server), "GET /v1/kv/greeting?raw").await.ends_with("hello"));
+    let again = ask(http(&server), "GET /v1/connect/ca/roots?pem=1").await;
+    let certificate = |answer: &str| answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+    assert_eq!(certificate(&again), certificate(&roots), "the root is made once");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_in_use_is_said_before_anything_is_touched() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let config = dev(Options {
+        grpc_addr: Some(OrOff::On(HostPort::new("127.0.0.1", port))),
+        data_dir: Some(data.clone()),
+        ..options()
+    });
+    let Err(refused) = Server::start(config, World::real()).await else { panic!("the port is taken") };
+    assert!(matches!(refused, ServeError::InUse { option: "--grpc-addr", .. }), "{refused}");
+    assert!(refused.to_string().contains(&port.to_string()), "{refused}");
+    assert!(!data.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_past_the_bound_are_closed_and_room_comes_back() {
+    let server = start(dev(Options { connections_max: Some(2), ..options() })).await;
+    let address = http(&server);
+    let held = TcpStream::connect(address).await.unwrap();
+    let also_held = TcpStream::connect(address).await.unwrap();
+    // Taken in order, so these two are in before the third is looked at.
+    assert_eq!(ask(address, "GET /livez").await, "", "closed without an answer");
+    drop(held);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while ask(address, "GET /livez").await.is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "room comes back");
+        tokio::task::yield_now().await;
+    }
+    let metrics = ask(address, "GET /metrics").await;
+    assert!(metrics.contains("spine_connections_refused_total{port=\"http\"}"), "{metrics}");
+    drop(also_held);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_too_large_is_refused() {
+    let server = start(dev(options())).await;
+    let mut stream = TcpStream::connect(http(&server)).await.unwrap();
+    let _ = stream.write_all(format!("GET /v1/kv/{} HTTP/1.1\r\n\r\n", "x".repeat(200 << 10)).as_bytes()).await;
+    let answer = read(&mut stream).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    let many: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
+    let answer = ask(http(&server), &format!("GET /livez HTTP/1.1\r\n{many}x: y")).await;
+    assert!(answer.starts_with("HTTP/1.1 431") || answer.starts_with("HTTP/1.1 400"), "{answer}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_change_is_answered_when_the_server_ends() {
+    let server = start(dev(options())).await;
+    let address = http(&server);
+    let registry = server.registry();
+    let parked_before = registry.hub().waiting();
+    let index = registry.hub().newest().index();
+    let waiting = [
+        format!("GET /v1/kv/none?index={index}&wait=5m"),
+        format!("GET /v1/catalog/services?index={index}&wait=5m"),
+        format!("GET /ui/events?from={index}"),
+    ]
+    .map(|request| tokio::spawn(async move { ask(address, &request).await }));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while registry.hub().waiting() < parked_before + waiting.len() {
+        assert!(tokio::time::Instant::now() < deadline, "all of them wait");
+        tokio::task::yield_now().await;
+    }
+    let began = tokio::time::Instant::now();
+    server.stop().await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
+    for answer in waiting {
+        let answer = answer.await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+    }
+}
