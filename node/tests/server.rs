@@ -1,6 +1,10 @@
 //! A server from outside: its ports, its bounds, its end.
 
-#![expect(clippy::disallowed_methods, reason = "clients are part of the world outside")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "clients are part of the world outside; a test that can't go on fails"
+)]
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,7 +21,12 @@ use tokio::{
 /// Options of a server on free ports.
 fn options() -> Options {
     let free = || Some(OrOff::On(HostPort::new("127.0.0.1", 0)));
-    Options { name: Some("n1".into()), http_addr: free(), grpc_addr: free(), ..Options::default() }
+    Options {
+        name: Some("n1".into()),
+        http_addr: free(),
+        grpc_addr: free(),
+        ..Options::default()
+    }
 }
 
 fn dev(options: Options) -> Config {
@@ -43,7 +52,9 @@ async fn ask(address: SocketAddr, request: &str) -> String {
 
 async fn read(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
-    let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.expect("an end");
+    let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer))
+        .await
+        .expect("an end");
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -54,24 +65,38 @@ async fn a_server_answers_when_it_has_started_and_leaves_nothing_behind() {
     assert!(ask(address, "GET /readyz").await.starts_with("HTTP/1.1 200"));
     assert!(ask(address, "GET /livez").await.starts_with("HTTP/1.1 200"));
     let metrics = ask(address, "GET /metrics").await;
-    assert!(metrics.contains("openmetrics-text") && metrics.contains("spine_raft_is_leader 1"), "{metrics}");
+    assert!(
+        metrics.contains("openmetrics-text") && metrics.contains("spine_raft_is_leader 1"),
+        "{metrics}"
+    );
     assert!(ask(address, "GET /v1/status/leader").await.contains(':'));
-    assert!(ask(address, "GET /v1/agent/connect/ca/roots").await.contains("BEGIN CERTIFICATE"));
+    assert!(
+        ask(address, "GET /v1/agent/connect/ca/roots")
+            .await
+            .contains("BEGIN CERTIFICATE")
+    );
     assert!(ask(address, "GET /ui/").await.contains("<h1>Services</h1>"));
     assert!(ask(address, "GET /").await.contains("location: /ui/"));
     let data = server.places().data_dir.clone();
     assert!(data.exists());
     server.stop().await.unwrap();
     assert!(!data.exists(), "a temporary directory goes");
-    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    assert!(
+        TcpStream::connect(address).await.is_err(),
+        "nobody listens any more"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn data_that_is_kept_is_there_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
-    let kept = || Options { data_dir: Some(directory.path().join("data")), ..options() };
+    let kept = || Options {
+        data_dir: Some(directory.path().join("data")),
+        ..options()
+    };
     let server = start(dev(kept())).await;
-    let put = "PUT /v1/kv/greeting HTTP/1.1\r\nhost: spine\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
+    let put =
+        "PUT /v1/kv/greeting HTTP/1.1\r\nhost: spine\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
     let mut stream = TcpStream::connect(http(&server)).await.unwrap();
     stream.write_all(put.as_bytes()).await.unwrap();
     assert!(read(&mut stream).await.ends_with("true"));
@@ -79,7 +104,11 @@ async fn data_that_is_kept_is_there_after_a_restart() {
     server.stop().await.unwrap();
 
     let server = start(dev(kept())).await;
-    assert!(ask(http(&server), "GET /v1/kv/greeting?raw").await.ends_with("hello"));
+    assert!(
+        ask(http(&server), "GET /v1/kv/greeting?raw")
+            .await
+            .ends_with("hello")
+    );
     let again = ask(http(&server), "GET /v1/connect/ca/roots?pem=1").await;
     let certificate = |answer: &str| answer.split_once("\r\n\r\n").unwrap().1.to_owned();
     assert_eq!(certificate(&again), certificate(&roots), "the root is made once");
@@ -97,15 +126,30 @@ async fn a_port_in_use_is_said_before_anything_is_touched() {
         data_dir: Some(data.clone()),
         ..options()
     });
-    let Err(refused) = Server::start(config, World::real()).await else { panic!("the port is taken") };
-    assert!(matches!(refused, ServeError::InUse { option: "--grpc-addr", .. }), "{refused}");
+    let Err(refused) = Server::start(config, World::real()).await else {
+        panic!("the port is taken")
+    };
+    assert!(
+        matches!(
+            refused,
+            ServeError::InUse {
+                option: "--grpc-addr",
+                ..
+            }
+        ),
+        "{refused}"
+    );
     assert!(refused.to_string().contains(&port.to_string()), "{refused}");
     assert!(!data.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_past_the_bound_are_closed_and_room_comes_back() {
-    let server = start(dev(Options { connections_max: Some(2), ..options() })).await;
+    let server = start(dev(Options {
+        connections_max: Some(2),
+        ..options()
+    }))
+    .await;
     let address = http(&server);
     let held = TcpStream::connect(address).await.unwrap();
     let also_held = TcpStream::connect(address).await.unwrap();
@@ -118,7 +162,10 @@ async fn connections_past_the_bound_are_closed_and_room_comes_back() {
         tokio::task::yield_now().await;
     }
     let metrics = ask(address, "GET /metrics").await;
-    assert!(metrics.contains("spine_connections_refused_total{port=\"http\"}"), "{metrics}");
+    assert!(
+        metrics.contains("spine_connections_refused_total{port=\"http\"}"),
+        "{metrics}"
+    );
     drop(also_held);
     server.stop().await.unwrap();
 }
@@ -127,12 +174,17 @@ async fn connections_past_the_bound_are_closed_and_room_comes_back() {
 async fn a_head_too_large_is_refused() {
     let server = start(dev(options())).await;
     let mut stream = TcpStream::connect(http(&server)).await.unwrap();
-    let _ = stream.write_all(format!("GET /v1/kv/{} HTTP/1.1\r\n\r\n", "x".repeat(200 << 10)).as_bytes()).await;
+    let _ = stream
+        .write_all(format!("GET /v1/kv/{} HTTP/1.1\r\n\r\n", "x".repeat(200 << 10)).as_bytes())
+        .await;
     let answer = read(&mut stream).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
-    let many: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
+    let many = "x-many: y\r\n".repeat(200);
     let answer = ask(http(&server), &format!("GET /livez HTTP/1.1\r\n{many}x: y")).await;
-    assert!(answer.starts_with("HTTP/1.1 431") || answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 431") || answer.starts_with("HTTP/1.1 400"),
+        "{answer}"
+    );
     server.stop().await.unwrap();
 }
 

@@ -168,9 +168,16 @@ async fn a_browser_that_has_seen_more_than_there_is_looks_again() {
     register(&local, "photo", Status::Passing, "").await;
     let response = get(&local, "/ui/events?from=1000").await;
     let mut events = response.into_body().into_data_stream();
-    let first = tokio::time::timeout(Duration::from_secs(10), events.next()).await.unwrap().unwrap().unwrap();
+    let first = tokio::time::timeout(Duration::from_secs(10), events.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     let first = String::from_utf8(first.to_vec()).unwrap();
-    assert!(first.contains(&format!("id: {}", local.hub().newest().index())), "{first}");
+    assert!(
+        first.contains(&format!("id: {}", local.hub().newest().index())),
+        "{first}"
+    );
 }
 
 #[tokio::test]
