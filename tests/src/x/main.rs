@@ -20,6 +20,7 @@
     reason = "a program for people at a terminal"
 )]
 
+mod debian;
 mod install;
 mod run;
 mod stages;

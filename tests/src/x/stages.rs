@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::debian;
 use crate::install;
 use crate::run::Stage;
 use crate::workspace::{Workspace, cargo};
@@ -68,6 +69,11 @@ pub(crate) fn python(workspace: &Workspace) -> Vec<Stage> {
     ]
 }
 
+/// What the stages below need of the system.
+fn system() -> Stage {
+    Stage::prepared("system packages", debian::packages)
+}
+
 /// Unmodified clients of others, which the tests install by name from their registries, and both tutorials.
 pub(crate) fn compat(workspace: &Workspace) -> Vec<Stage> {
     vec![staged(
@@ -131,10 +137,9 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Vec<Stage> {
 
 /// All of the above but the measurements.
 pub(crate) fn ci(workspace: &Workspace) -> Vec<Stage> {
-    [check, test, python, compat, faults, sim]
-        .into_iter()
-        .flat_map(|stages| stages(workspace))
-        .collect()
+    let stages = [check, test, python, compat, faults, sim];
+    let stages = stages.into_iter().flat_map(|stages| stages(workspace));
+    std::iter::once(system()).chain(stages).collect()
 }
 
 /// Tests that run against the built binary: build it, get ready, then run the named test targets.
