@@ -3,7 +3,7 @@
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, extract::ConnectInfo, response::Response};
-use http::Request;
+use http::{Request, Version};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -15,6 +15,7 @@ use tokio::{
 };
 use tonic::transport::server::TcpConnectInfo;
 use tower::Service;
+use tower_http::timeout::TimeoutBody;
 
 use crate::{
     telemetry::metrics::{Metrics, OpenConnection},
@@ -24,6 +25,8 @@ use crate::{
 /// A client gets so long to send the head of a request, the first and each further one of a connection. Consul's Go
 /// client keeps idle connections for 90 s and should be the one that closes them.
 const HEAD_TIME_MAX: Duration = Duration::from_mins(2);
+/// Between two pieces of a request's body no more than this passes.
+const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: u32 = 64 << 10;
 /// Header lines of a request.
@@ -174,6 +177,11 @@ async fn answer(
         local_addr: None,
         remote_addr: Some(peer),
     });
+    let request = match request.version() {
+        // A stream of calls may be quiet for long; there, pings tell whether the client lives.
+        Version::HTTP_2 => request.map(Body::new),
+        _ => request.map(|body| Body::new(TimeoutBody::new(BODY_PAUSE_MAX, body))),
+    };
     // A router is always ready.
-    router.call(request.map(Body::new)).await
+    router.call(request).await
 }
