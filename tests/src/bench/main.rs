@@ -49,12 +49,29 @@ impl Plan {
         steady_seconds: 20,
         ..Self::WHOLE
     };
+
+    /// Not for figures: whether it all goes through. What CI runs, on the debug build.
+    const SMOKE: Self = Self {
+        runs: 1,
+        keys: 10_000,
+        instances: 1_000,
+        steady_seconds: 5,
+        ..Self::WHOLE
+    };
 }
 
 #[tokio::main]
 async fn main() -> Done {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    let plan = if quick { Plan::QUICK } else { Plan::WHOLE };
+    let plan = match std::env::args().nth(1).as_deref() {
+        None => Plan::WHOLE,
+        Some("--quick") => Plan::QUICK,
+        Some("--smoke") => Plan::SMOKE,
+        Some(other) => return Err(format!("{other:?} is neither --quick nor --smoke").into()),
+    };
+    let provider = rustls::crypto::ring::default_provider();
+    provider
+        .install_default()
+        .map_err(|_| "a TLS provider is there already")?;
     let binary =
         PathBuf::from(std::env::var_os("SPINE_BIN").ok_or("SPINE_BIN must name the binary to measure")?);
     let mut table = Table::default();

@@ -120,7 +120,7 @@ pub(crate) fn sim(workspace: &Workspace) -> Vec<Stage> {
     vec![Stage::tests("sim", test)]
 }
 
-/// What a node costs, measured on the release build. It judges nothing, so it is no part of `ci`.
+/// What a node costs, measured on the release build.
 pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Vec<Stage> {
     let mut run = in_root(
         workspace,
@@ -135,11 +135,28 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Vec<Stage> {
     })]
 }
 
-/// All of the above but the measurements.
+/// Whether the measurements go through at all, on the debug build.
+fn bench_smoke(workspace: &Workspace) -> Stage {
+    let mut run = in_root(
+        workspace,
+        ["run", "-p", "spine-tests", "--bin", "bench", "--", "--smoke"],
+    );
+    run.env("SPINE_BIN", binary(&workspace.target));
+    let mut build = in_root(workspace, ["build", "--bin", "spine"]);
+    Stage::prepared("bench, for errors", move || {
+        install::must(&mut build)?;
+        Ok(run)
+    })
+}
+
+/// All of the above; of the measurements only whether they go through.
 pub(crate) fn ci(workspace: &Workspace) -> Vec<Stage> {
     let stages = [check, test, python, compat, faults, sim];
     let stages = stages.into_iter().flat_map(|stages| stages(workspace));
-    std::iter::once(system()).chain(stages).collect()
+    std::iter::once(system())
+        .chain(stages)
+        .chain([bench_smoke(workspace)])
+        .collect()
 }
 
 /// Tests that run against the built binary: build it, get ready, then run the named test targets.
