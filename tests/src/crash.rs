@@ -7,9 +7,9 @@ use std::{fmt, io, path::Path, sync::Arc};
 
 use spine_node::{
     NodeSettings, World,
-    raft::RaftHome,
     storage::{memory::MemoryEngine, segment::LogOptions},
     world::{
+        RaftHome,
         clock::OsClock,
         lock::{DirLock, DirLocks},
         net::OsNet,

@@ -5,12 +5,15 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Consensus, RaftHome,
+    Consensus,
     checkpoint::{self, Checkpoints, LOGGED_AT_STOP},
     identity::Identity,
 };
 use crate::{
-    metrics_sink::NodeMetrics, registry::CheckpointAsk, storage::log::LogStore, world::clock::Clock,
+    metrics_sink::NodeMetrics,
+    registry::CheckpointAsk,
+    storage::log::LogStore,
+    world::{RaftHome, clock::Clock},
 };
 
 /// How often it is looked whether one is due.

@@ -22,11 +22,13 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{
-    home::RaftHome,
     types::{LogEntry, LogId, RaftVote, Types},
     wire,
 };
-use crate::storage::log::{LogEntry as StoredEntry, LogError, LogStore, Write};
+use crate::{
+    storage::log::{LogEntry as StoredEntry, LogError, LogStore, Write},
+    world::RaftHome,
+};
 
 /// Entries kept decoded at most: those that were submitted last.
 const RECENT_ENTRIES_MAX: usize = 16_384;

@@ -13,7 +13,6 @@
 
 pub mod bootstrap;
 pub mod checkpoint;
-mod home;
 pub mod identity;
 pub mod keeper;
 mod log_store;
@@ -39,15 +38,18 @@ use tokio::sync::{oneshot, watch};
 
 use self::{
     bootstrap::StartError,
-    home::Lodging,
     identity::Identity,
     log_store::RaftLog,
     network::NoPeers,
     state_machine::StateMachine,
     types::{Answer, Payload, SnapshotMeta, Types},
 };
-pub use self::{home::RaftHome, state_machine::Applied, types::Peer};
-use crate::{metrics_sink::NodeMetrics, storage::log::LogStore};
+pub use self::{state_machine::Applied, types::Peer};
+use crate::{
+    metrics_sink::NodeMetrics,
+    storage::log::LogStore,
+    world::home::{Lodging, RaftHome},
+};
 
 /// Raft's intervals, in milliseconds: a follower campaigns 450 to 600 ms after the last word of its leader, for
 /// openraft adds its lease, which is the greater bound.

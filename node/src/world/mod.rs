@@ -5,18 +5,17 @@
 
 pub mod clock;
 pub mod files;
+pub mod home;
 pub mod lock;
 pub mod net;
 pub mod rng;
 
 use std::{path::Path, sync::Arc};
 
-use crate::{
-    raft::RaftHome,
-    storage::{
-        checkpoint::{CheckpointError, Engine},
-        sled::{SledEngine, SledOptions},
-    },
+pub use self::home::RaftHome;
+use crate::storage::{
+    checkpoint::{CheckpointError, Engine},
+    sled::{SledEngine, SledOptions},
 };
 
 /// Opens the checkpoints in a directory.
