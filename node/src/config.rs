@@ -60,6 +60,10 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// Consul's API, UI, metrics.
     pub http: Option<Endpoint>,
+    /// The same over TLS.
+    pub https: Option<Https>,
+    /// The same on a Unix socket.
+    pub http_socket: Option<PathBuf>,
     /// The native API.
     pub grpc: Option<Endpoint>,
     /// This server's peer address as the founding list names it.
@@ -93,6 +97,17 @@ impl Endpoint {
         let ip = self.bind.host.parse::<IpAddr>();
         ip.map_or(self.bind.host == "localhost", |ip| ip.is_loopback())
     }
+}
+
+/// A place to listen with TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Https {
+    /// The place.
+    pub endpoint: Endpoint,
+    /// The file of the certificate and its chain.
+    pub certificate: PathBuf,
+    /// The file of its private key.
+    pub key: PathBuf,
 }
 
 /// Why a server does not start as told. The command line ends with exit code 2.
@@ -163,6 +178,8 @@ impl Config {
                 defaults::HTTP_PORT,
                 "--advertise-http-addr",
             )?,
+            https: https(said.https_addr, said.tls_cert, said.tls_key)?,
+            http_socket: http_socket(said.http_socket)?,
             grpc: endpoint(
                 said.grpc_addr,
                 said.advertise_grpc_addr,
@@ -302,6 +319,48 @@ fn endpoint(
         )),
         (OrOff::Off, None) => Ok(None),
         (OrOff::On(bind), advertise) => Ok(Some(Endpoint { bind, advertise })),
+    }
+}
+
+fn https(
+    listen: Option<Listen>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Option<Https>, ConfigError> {
+    match (listen, certificate, key) {
+        (Some(OrOff::On(bind)), Some(certificate), Some(key)) => Ok(Some(Https {
+            endpoint: Endpoint {
+                bind,
+                advertise: None,
+            },
+            certificate,
+            key,
+        })),
+        (Some(OrOff::On(_)), None, _) => Err(invalid(
+            "--tls-cert",
+            "--https-addr needs a certificate and its key (--tls-key)",
+        )),
+        (_, Some(_), None) => Err(invalid(
+            "--tls-key",
+            "the certificate of --tls-cert needs its key",
+        )),
+        (_, None, Some(_)) => Err(invalid(
+            "--tls-cert",
+            "the key of --tls-key needs its certificate",
+        )),
+        // Who has a certificate means to use it; who says "off" knows that it is not.
+        (None, Some(_), Some(_)) => Err(invalid(
+            "--https-addr",
+            "a certificate is given (--tls-cert), and no address to use it at",
+        )),
+        (None | Some(OrOff::Off), _, _) => Ok(None),
+    }
+}
+
+fn http_socket(said: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigError> {
+    match said {
+        Some(path) if path.as_os_str().is_empty() => Err(invalid("--http-socket", "the path is empty")),
+        said => Ok(said),
     }
 }
 

@@ -157,6 +157,12 @@ fn introduce(config: &Config, places: &Places) {
         println!("  web UI           http://{http}/ui/");
         println!("  metrics, health  http://{http}/metrics  /readyz  /livez");
     }
+    if let Some(https) = places.https {
+        println!("  HTTPS            https://{https}/v1/  /ui/  /metrics  /readyz  /livez");
+    }
+    if let Some(socket) = &places.http_socket {
+        println!("  Unix socket      unix://{}", socket.display());
+    }
     if let Some(grpc) = places.grpc {
         println!("  native gRPC      {grpc}");
     }
@@ -174,7 +180,8 @@ fn introduce(config: &Config, places: &Places) {
         None => println!("  services         stay until they are deregistered (--default-service-ttl off)"),
     }
     println!("  governance       open: everybody who reaches a port may do everything");
-    let outside = [&config.http, &config.grpc]
+    let https = config.https.as_ref().map(|https| &https.endpoint);
+    let outside = [config.http.as_ref(), https, config.grpc.as_ref()]
         .into_iter()
         .flatten()
         .any(|endpoint| !endpoint.is_loopback());

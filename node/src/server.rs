@@ -5,9 +5,12 @@
 //! only then answers. [`Server::stop`] goes the other way: nothing new comes in, what is on its way is answered, who waits
 //! for a change is told that the server ends, the node writes its checkpoint.
 
+mod listen;
 mod ops;
 mod port;
+mod socket;
 pub mod systemd;
+mod tls;
 
 use std::{
     io,
@@ -21,7 +24,10 @@ use axum::Router;
 use spine_api::{Registry, consul, native, ui};
 use tokio::sync::watch;
 
+pub use self::{socket::SocketError, tls::TlsError};
+
 use self::{
+    listen::{WayIn, WaysIn},
     ops::Ops,
     port::{Port, Protocol},
 };
@@ -32,7 +38,6 @@ use crate::{
     probe::{Guard, NetProber, Probes},
     raft::bootstrap::StartError,
     telemetry::{count::Count, metrics::Metrics},
-    world::net::Listener,
 };
 
 /// While the node is not ready, it is said why so often.
@@ -62,6 +67,12 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// The certificate or the key of the HTTPS port can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The Unix socket can't be listened on.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The data of a `dev` server has no place.
     #[error("can't make a temporary directory: {0}")]
     Temporary(io::Error),
@@ -96,6 +107,10 @@ pub struct Server {
 pub struct Places {
     /// Consul's API, the UI, metrics.
     pub http: Option<SocketAddr>,
+    /// The same over TLS.
+    pub https: Option<SocketAddr>,
+    /// The same on a Unix socket.
+    pub http_socket: Option<PathBuf>,
     /// The native API.
     pub grpc: Option<SocketAddr>,
     /// Its data.
@@ -109,12 +124,13 @@ impl Server {
     /// Why it can't.
     pub async fn start(config: Config, world: World) -> Result<Self, ServeError> {
         let seal = config.ca_seal_key.as_deref().map(SealKey::read).transpose()?;
-        let http = bind(&world, "--http-addr", config.http.as_ref()).await?;
-        let grpc = bind(&world, "--grpc-addr", config.grpc.as_ref()).await?;
+        let ways_in = WaysIn::open(&world, &config).await?;
         let (data_dir, temporary) = data_dir(&config)?;
         let places = Places {
-            http: address(http.as_ref()),
-            grpc: address(grpc.as_ref()),
+            http: ways_in.http.as_ref().and_then(WayIn::address),
+            https: ways_in.https.as_ref().and_then(WayIn::address),
+            http_socket: ways_in.socket.as_ref().and_then(WayIn::path).map(Into::into),
+            grpc: ways_in.grpc.as_ref().and_then(WayIn::address),
             data_dir,
         };
         let metrics = Arc::new(Metrics::new(world.clock.clone()));
@@ -123,7 +139,7 @@ impl Server {
         ready(&node, &*registry).await?;
         ca::ensure_root(&*registry, &world, seal.as_ref()).await?;
 
-        let own_ports = [places.http, places.grpc]
+        let own_ports = [places.http, places.https, places.grpc]
             .into_iter()
             .flatten()
             .map(|address| address.port());
@@ -144,25 +160,24 @@ impl Server {
             metrics: metrics.clone(),
             clock: world.clock.clone(),
         };
-        let ways_in = [
-            http.map(|listener| ("http", listener, Protocol::Http1, http_router(&config, &ops))),
-            grpc.map(|listener| ("grpc", listener, Protocol::Http2, grpc_router(&config, &ops))),
+        let http = http_router(&config, &ops);
+        let ports = [
+            ("http", ways_in.http, Protocol::Http1, http.clone()),
+            ("https", ways_in.https, Protocol::Http1, http.clone()),
+            ("unix", ways_in.socket, Protocol::Http1, http),
+            ("grpc", ways_in.grpc, Protocol::Http2, grpc_router(&config, &ops)),
         ];
-        let ports = ways_in
-            .into_iter()
-            .flatten()
-            .map(|(name, listener, protocol, router)| {
-                let connections_max = config.connections_max;
-                let port = Port {
-                    name,
-                    listener,
-                    protocol,
-                    router,
-                    connections_max,
-                    metrics: metrics.clone(),
-                };
-                port.serve(stop.clone())
-            });
+        let ports = ports.into_iter().filter_map(|(name, way_in, protocol, router)| {
+            let port = Port {
+                name,
+                way_in: way_in?,
+                protocol,
+                router,
+                connections_max: config.connections_max,
+                metrics: metrics.clone(),
+            };
+            Some(port.serve(stop.clone()))
+        });
         Ok(Self {
             ports: ports.collect(),
             node,
@@ -215,39 +230,6 @@ impl Server {
     }
 }
 
-async fn bind(
-    world: &World,
-    option: &'static str,
-    endpoint: Option<&Endpoint>,
-) -> Result<Option<Arc<dyn Listener>>, ServeError> {
-    let Some(Endpoint { bind, .. }) = endpoint else {
-        return Ok(None);
-    };
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => ServeError::InUse {
-            option,
-            address: bind.clone(),
-        },
-        _ => ServeError::Listen {
-            option,
-            address: bind.clone(),
-            source,
-        },
-    };
-    let found = tokio::net::lookup_host((bind.host.as_str(), bind.port))
-        .await
-        .map_err(failed)?;
-    // "localhost" is two addresses; the first is where it is looked for, and IPv4 is what every client tries.
-    let found: Vec<_> = found.collect();
-    let address = found.iter().find(|address| address.is_ipv4()).or(found.first());
-    let address = address.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-    world.net.listen(*address).await.map(Some).map_err(failed)
-}
-
-fn address(listener: Option<&Arc<dyn Listener>>) -> Option<SocketAddr> {
-    listener.and_then(|listener| listener.address().ok())
-}
-
 fn data_dir(config: &Config) -> Result<(PathBuf, Option<tempfile::TempDir>), ServeError> {
     if let Some(data_dir) = &config.data_dir {
         return Ok((data_dir.clone(), None));
@@ -272,9 +254,12 @@ fn settings(config: &Config, places: &Places) -> NodeSettings {
     let http = told(config.http.as_ref(), places.http);
     let grpc = told(config.grpc.as_ref(), places.grpc);
     let text = |address: Option<&HostPort>| address.map(ToString::to_string).unwrap_or_default().into();
-    let host = http
-        .as_ref()
-        .or(grpc.as_ref())
+    let https = config.https.as_ref().map(|https| &https.endpoint);
+    let https = told(https, places.https);
+    let host = [&http, &https, &grpc]
+        .into_iter()
+        .flatten()
+        .next()
         .map_or("127.0.0.1", |address| &address.host);
     NodeSettings {
         datacenter: config.datacenter.as_str().into(),

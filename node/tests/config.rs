@@ -115,6 +115,30 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
 }
 
 #[test]
+fn https_is_an_address_with_a_certificate_and_its_key() {
+    let config = dev("").unwrap();
+    assert_eq!((config.https, config.http_socket), (None, None));
+    let file = r#"
+        https-addr = "0.0.0.0:8501"
+        tls-cert = "/etc/spine/server.pem"
+        tls-key = "/etc/spine/server.key"
+        http-socket = "/run/spine/http.sock"
+    "#;
+    let config = with_file("--tls-key /run/secret", file).unwrap();
+    let https = config.https.unwrap();
+    assert_eq!(https.endpoint.bind, HostPort::new("0.0.0.0", 8501));
+    assert!(!https.endpoint.is_loopback());
+    assert_eq!(https.certificate, Path::new("/etc/spine/server.pem"));
+    assert_eq!(https.key, Path::new("/run/secret"));
+    assert_eq!(
+        config.http_socket.as_deref(),
+        Some(Path::new("/run/spine/http.sock"))
+    );
+    assert_eq!(with_file("--https-addr off", file).unwrap().https, None);
+    assert!(refusal(with_file("", "http-socket = \"\"")).starts_with("--http-socket: "));
+}
+
+#[test]
 fn a_misspelt_line_of_the_file_is_an_error_with_its_place() {
     let refused = refusal(with_file("", "nmae = \"a\"\n"));
     assert!(
@@ -143,6 +167,11 @@ fn values_that_can_not_be_are_refused() {
             "--advertise-http-addr",
         ),
         ("--name a --initial-cluster b=h:1", "--initial-cluster"),
+        ("--https-addr h:1", "--tls-cert"),
+        ("--https-addr h:1 --tls-key k", "--tls-cert"),
+        ("--https-addr h:1 --tls-cert c", "--tls-key"),
+        ("--https-addr off --tls-key k", "--tls-cert"),
+        ("--tls-cert c --tls-key k", "--https-addr"),
     ] {
         let refused = refusal(dev(line));
         assert!(refused.starts_with(&format!("{option}: ")), "{line}: {refused}");

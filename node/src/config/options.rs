@@ -25,6 +25,22 @@ pub struct Options {
     #[arg(long, env = "SPINE_HTTP_ADDR", value_name = "HOST:PORT|off")]
     pub http_addr: Option<Listen>,
 
+    /// The same over TLS, with --tls-cert and --tls-key [default: off]
+    #[arg(long, env = "SPINE_HTTPS_ADDR", value_name = "HOST:PORT|off")]
+    pub https_addr: Option<Listen>,
+
+    /// Certificate of the HTTPS port in PEM form, followed by those that lead towards its root
+    #[arg(long, env = "SPINE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of that certificate in PEM form
+    #[arg(long, env = "SPINE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// The same as on the HTTP port on a Unix socket, for this machine's users of the server's group [default: none]
+    #[arg(long, env = "SPINE_HTTP_SOCKET", value_name = "PATH")]
+    pub http_socket: Option<PathBuf>,
+
     /// Where clients reach the HTTP API, if not at the address bound
     #[arg(long, env = "SPINE_ADVERTISE_HTTP_ADDR", value_name = "HOST:PORT")]
     pub advertise_http_addr: Option<HostPort>,
@@ -105,6 +121,10 @@ impl Options {
             datacenter: self.datacenter.or(other.datacenter),
             data_dir: self.data_dir.or(other.data_dir),
             http_addr: self.http_addr.or(other.http_addr),
+            https_addr: self.https_addr.or(other.https_addr),
+            tls_cert: self.tls_cert.or(other.tls_cert),
+            tls_key: self.tls_key.or(other.tls_key),
+            http_socket: self.http_socket.or(other.http_socket),
             advertise_http_addr: self.advertise_http_addr.or(other.advertise_http_addr),
             grpc_addr: self.grpc_addr.or(other.grpc_addr),
             advertise_grpc_addr: self.advertise_grpc_addr.or(other.advertise_grpc_addr),

@@ -1,6 +1,6 @@
 //! A port: takes connections and hands their requests to a router, within bounds.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, extract::ConnectInfo, response::Response};
 use http::{Request, Version};
@@ -17,10 +17,8 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::Service;
 use tower_http::timeout::TimeoutBody;
 
-use crate::{
-    telemetry::metrics::{Metrics, OpenConnection},
-    world::net::{Listener, Stream},
-};
+use super::listen::{Arrival, Peer, WayIn};
+use crate::telemetry::metrics::{Metrics, OpenConnection};
 
 /// A client gets so long to send the head of a request, the first and each further one of a connection. Consul's Go
 /// client keeps idle connections for 90 s and should be the one that closes them.
@@ -51,7 +49,7 @@ pub(super) enum Protocol {
 /// A port, bound and not yet answering.
 pub(super) struct Port {
     pub(super) name: &'static str,
-    pub(super) listener: Arc<dyn Listener>,
+    pub(super) way_in: WayIn,
     pub(super) protocol: Protocol,
     pub(super) router: Router,
     pub(super) connections_max: usize,
@@ -86,7 +84,7 @@ impl Port {
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
         loop {
-            let (stream, peer) = tokio::select! {
+            let arrival = tokio::select! {
                 biased;
                 () = told(&mut stop) => break,
                 Some(_) = connections.join_next() => continue,
@@ -102,21 +100,21 @@ impl Port {
             connections.spawn(connection(
                 server.clone(),
                 self.router.clone(),
-                stream,
-                peer,
+                arrival,
+                stop.clone(),
                 watcher,
                 open,
             ));
         }
         // Nobody is let in any more, and each connection ends when its requests are answered.
-        drop(self.listener);
+        drop(self.way_in);
         graceful.shutdown().await;
     }
 
-    async fn accept(&self) -> (Box<dyn Stream>, SocketAddr) {
+    async fn accept(&self) -> Arrival {
         loop {
-            match self.listener.accept().await {
-                Ok(accepted) => return accepted,
+            match self.way_in.accept().await {
+                Ok(arrival) => return arrival,
                 Err(error) => tracing::warn!(port = self.name, %error, "can't take a connection"),
             }
             tokio::time::sleep(ACCEPT_AGAIN).await;
@@ -153,11 +151,25 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 async fn connection(
     server: Arc<auto::Builder<TokioExecutor>>,
     router: Router,
-    stream: Box<dyn Stream>,
-    peer: SocketAddr,
+    arrival: Arrival,
+    mut stop: watch::Receiver<bool>,
     watcher: hyper_util::server::graceful::Watcher,
     _open: OpenConnection,
 ) {
+    let peer = arrival.peer;
+    let stream = tokio::select! {
+        biased;
+        stream = arrival.stream() => stream,
+        // Who is still shaking hands has asked for nothing.
+        () = told(&mut stop) => return,
+    };
+    let stream = match stream {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%peer, %error, "a handshake failed");
+            return;
+        }
+    };
     let service = service_fn(move |request| answer(router.clone(), request, peer));
     let connection = server.serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(connection).await {
@@ -169,14 +181,22 @@ async fn connection(
 async fn answer(
     mut router: Router,
     mut request: Request<Incoming>,
-    peer: SocketAddr,
+    peer: Peer,
 ) -> Result<Response, Infallible> {
     // Each dialect looks for its peer in its own way.
-    request.extensions_mut().insert(ConnectInfo(peer));
-    request.extensions_mut().insert(TcpConnectInfo {
-        local_addr: None,
-        remote_addr: Some(peer),
-    });
+    let extensions = request.extensions_mut();
+    match peer {
+        Peer::Address(address) => {
+            extensions.insert(ConnectInfo(address));
+            extensions.insert(TcpConnectInfo {
+                local_addr: None,
+                remote_addr: Some(address),
+            });
+        }
+        Peer::Unix => {
+            extensions.insert(ConnectInfo(Peer::UNIX));
+        }
+    }
     let request = match request.version() {
         // A stream of calls may be quiet for long; there, pings tell whether the client lives.
         Version::HTTP_2 => request.map(Body::new),

@@ -70,7 +70,8 @@ pub trait Host: Send + Sync {
 /// The routes of the dialect: `/v1/**`, the mount `/hex/v1/kv/**`, and `/`, which leads to the UI. Every other path
 /// is answered as an unknown one, unless a router that knows it is merged.
 ///
-/// Where a `ConnectInfo<SocketAddr>` travels with a request, that is its peer.
+/// Where a `ConnectInfo<SocketAddr>` travels with a request, that is its peer; a `ConnectInfo<&'static str>` names one
+/// that has no address.
 pub fn router(registry: Arc<dyn Registry>, settings: Settings) -> Router {
     mounted(registry, settings, Encoding::Base64)
 }

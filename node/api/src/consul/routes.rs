@@ -7,7 +7,7 @@ use axum::{
     extract::{ConnectInfo, Request},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
+use http::{Extensions, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 
 use super::{
@@ -133,7 +133,6 @@ async fn handle(dialect: Arc<Dialect>, parts: &Parts, body: Body) -> Handled {
         Encoding::Base64 => limits::BODY_BYTES_MAX,
         Encoding::Hex => limits::HEX_BODY_BYTES_MAX,
     };
-    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
     let call = Call {
         dialect,
         path: whole.to_owned(),
@@ -142,9 +141,17 @@ async fn handle(dialect: Arc<Dialect>, parts: &Parts, body: Body) -> Handled {
         headers: parts.headers.clone(),
         body: read_body(body, limit, parts.headers.contains_key(header::EXPECT)).await?,
         encoding,
-        peer: peer.map(|ConnectInfo(address)| address.to_string().into()),
+        peer: peer(&parts.extensions),
     };
     handler(call).await
+}
+
+fn peer(extensions: &Extensions) -> Option<Arc<str>> {
+    if let Some(ConnectInfo(address)) = extensions.get::<ConnectInfo<SocketAddr>>() {
+        return Some(address.to_string().into());
+    }
+    let ConnectInfo(name) = extensions.get::<ConnectInfo<&'static str>>()?;
+    Some((*name).into())
 }
 
 /// The route of a path, the longest that fits, and what lies behind it.
@@ -271,6 +278,16 @@ mod tests {
         assert_eq!(path_of("/v1/kvx"), None);
         assert_eq!(path_of("/v2/kv/a"), None);
         assert_eq!(path_of(""), None);
+    }
+
+    #[test]
+    fn a_peer_is_an_address_or_a_name() {
+        let mut extensions = Extensions::new();
+        assert_eq!(peer(&extensions), None);
+        extensions.insert(ConnectInfo("unix"));
+        assert_eq!(peer(&extensions).as_deref(), Some("unix"));
+        extensions.insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 80))));
+        assert_eq!(peer(&extensions).as_deref(), Some("10.0.0.1:80"));
     }
 
     #[tokio::test(start_paused = true)]
