@@ -9,6 +9,7 @@ pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod leader;
+pub mod limits;
 pub mod metrics_sink;
 pub mod node;
 pub mod probe;

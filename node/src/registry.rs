@@ -26,15 +26,13 @@ use self::{
     barrier::Barrier,
     submit::{Ask, Content, ENTRY_OVERHEAD, Reply, Stage, Submitter},
 };
+use crate::limits::{SUBMIT_SHARE_BYTES, SUBMIT_SHARES};
 use crate::{
     metrics_sink::{Ended, NodeMetrics, Request as Counted},
     raft::{Consensus, ReadError, identity::Identity},
     world::clock::Clock,
 };
 
-/// What may be on its way into the log at once, in shares of 1 KiB: requests and bytes have one bound.
-const SHARES: usize = 65_536;
-const SHARE_BYTES: u64 = 1 << 10;
 /// How long a read waits before it asks again who leads.
 const LEADER_ASKED_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
 
@@ -82,7 +80,7 @@ impl NodeRegistry {
         metrics: Arc<dyn NodeMetrics>,
     ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
         // As many places as shares: a request that has a share has a place.
-        let (asks, asked) = mpsc::channel(SHARES);
+        let (asks, asked) = mpsc::channel(SUBMIT_SHARES);
         let (tell_ready, ready) = watch::channel(false);
         let submitter = Submitter {
             asks: asked,
@@ -99,7 +97,7 @@ impl NodeRegistry {
             barrier: Barrier::start(consensus.clone()),
             consensus,
             asks: RwLock::new(Some(asks)),
-            shares: Arc::new(Semaphore::new(SHARES)),
+            shares: Arc::new(Semaphore::new(SUBMIT_SHARES)),
             ready,
             checkpoints,
             clock,
@@ -184,13 +182,13 @@ impl NodeRegistry {
                 limit,
             }));
         }
-        let shares = u32::try_from(bytes / SHARE_BYTES + 1).expect("an entry's bytes are few shares");
+        let shares = u32::try_from(bytes / SUBMIT_SHARE_BYTES + 1).expect("an entry's bytes are few shares");
         self.shares
             .clone()
             .try_acquire_many_owned(shares)
             .map_err(|_| Error::Overloaded {
                 what: "requests on their way".into(),
-                limit: SHARES as u64,
+                limit: SUBMIT_SHARES as u64,
             })
     }
 

@@ -24,8 +24,9 @@ use spine_core::{
     HttpProbe, Member, NodeDefinition, NodeName, Pace, Register, Status, TcpProbe, Thresholds, Ttl,
 };
 use spine_node::{
+    limits::PROBE_RUNS_MAX,
     metrics_sink::Uncounted,
-    probe::{Finding, Guard, NetProber, ProbeMetrics, Prober, Probes, RUNS_MAX},
+    probe::{Finding, Guard, NetProber, ProbeMetrics, Prober, Probes},
     world::{net::OsNet, rng::OsRng},
 };
 use tokio::{
@@ -654,7 +655,10 @@ async fn ten_thousand_checks_share_a_bounded_number_of_workers() {
     let took = began.elapsed();
     assert!(took < Duration::from_secs(11), "{took:?}");
     let most = prober.running_most.load(Ordering::SeqCst);
-    assert!(most > 100 && most < 400 && most <= RUNS_MAX, "{most} at once");
+    assert!(
+        most > 100 && most < 400 && most <= PROBE_RUNS_MAX,
+        "{most} at once"
+    );
     assert!(ids.iter().all(|id| prober.runs_of(id) <= 2));
 }
 
@@ -672,5 +676,5 @@ async fn slow_targets_wait_for_a_worker() {
         ids.iter().all(|id| prober.runs_of(id) >= 1)
     })
     .await;
-    assert_eq!(prober.running_most.load(Ordering::SeqCst), RUNS_MAX);
+    assert_eq!(prober.running_most.load(Ordering::SeqCst), PROBE_RUNS_MAX);
 }

@@ -13,10 +13,8 @@ use super::{
     net::{DialError, NetProber, host_and_port},
     tls::Handshake,
 };
+use crate::limits::PROBE_ANSWER_BYTES_MAX;
 use crate::world::net::Stream;
-
-/// Bytes of an answer: a status of a few bytes.
-const ANSWER_BYTES_MAX: usize = 4 << 10;
 
 pub(super) async fn run(prober: &NetProber, probe: &GrpcProbe) -> Finding {
     let title = format!("gRPC check {}", probe.address);
@@ -29,7 +27,7 @@ pub(super) async fn run(prober: &NetProber, probe: &GrpcProbe) -> Finding {
 
 async fn ask(prober: &NetProber, probe: &GrpcProbe) -> Result<ServingStatus, String> {
     let channel = connect(prober, probe).await?;
-    let mut client = HealthClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+    let mut client = HealthClient::new(channel).max_decoding_message_size(PROBE_ANSWER_BYTES_MAX);
     let request = HealthCheckRequest {
         service: probe.service.to_string(),
     };

@@ -18,9 +18,7 @@ use super::{
     net::{DialError, NetProber},
     tls::Handshake,
 };
-
-/// Bytes of the head of an answer; what is longer is no answer.
-const HEAD_BYTES_MAX: usize = 32 << 10;
+use crate::limits::PROBE_HEAD_BYTES_MAX;
 
 #[derive(Debug, thiserror::Error)]
 enum ProbeError {
@@ -163,7 +161,7 @@ async fn exchange(
     request: Request<Full<Bytes>>,
 ) -> Result<(StatusCode, Bytes), ProbeError> {
     let mut builder = hyper::client::conn::http1::Builder::new();
-    builder.max_buf_size(HEAD_BYTES_MAX);
+    builder.max_buf_size(PROBE_HEAD_BYTES_MAX);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
     let answer = async {
         let response = sender.send_request(request).await?;

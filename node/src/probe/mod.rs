@@ -26,7 +26,7 @@ use spine_core::{CheckKind, Status, limits::OUTPUT_BYTES_MAX};
 pub use self::{
     guard::{Denied, Guard},
     net::NetProber,
-    scheduler::{Probes, RUNS_MAX},
+    scheduler::Probes,
 };
 
 /// Runs one probe. The scheduler's tests hand over their own.

@@ -7,12 +7,11 @@ use spine_core::{CheckKind, Pace};
 use tokio::time::timeout;
 
 use super::{Finding, Guard, Prober, grpc, http, tcp, tls::Tls};
+use crate::limits::PROBE_TIME_MAX;
 use crate::world::net::{Net, Stream};
 
 /// A run without a stated time takes no longer than this, as in Consul.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
-/// No run takes longer, whatever its check says: it would hold a worker.
-const TIMEOUT_MAX: Duration = Duration::from_mins(1);
 
 /// Runs probes over the network of the world that the node lives in.
 #[derive(Clone, Debug)]
@@ -109,7 +108,7 @@ impl Prober for NetProber {
 async fn within(pace: Pace, what: &str, run: impl Future<Output = Finding>) -> Finding {
     let limit = match pace.timeout.duration() {
         Duration::ZERO => TIMEOUT_DEFAULT,
-        limit => limit.min(TIMEOUT_MAX),
+        limit => limit.min(PROBE_TIME_MAX),
     };
     timeout(limit, run)
         .await

@@ -1,7 +1,7 @@
 //! Runs this node's share of the checks, and says what changed.
 //!
 //! One task owns everything here. A second one follows the catalog's changes and hands them over in batches. Probes and
-//! reports run as tasks of their own, never more than [`RUNS_MAX`] and [`REPORTS_MAX`]; what is due while all of them
+//! reports run as tasks of their own, never more than [`PROBE_RUNS_MAX`] and [`PROBE_REPORTS_MAX`]; what is due while all of them
 //! are busy waits in the queue, and `spine_probe_delay_seconds` shows it.
 
 use std::{
@@ -27,13 +27,9 @@ use super::{
     Finding, ProbeMetrics, Prober,
     queue::{Due, Queue, Work},
 };
+use crate::limits::{PROBE_REPORTS_MAX, PROBE_RUNS_MAX};
 use crate::world::rng::Rng;
 
-/// Probes that run at once. Each holds a connection; at the default time limit of 10 s and with every target dead,
-/// 100 checks a second still get their turn.
-pub const RUNS_MAX: usize = 1_024;
-/// Reports on their way at once: enough to fill the entries that the leader batches them into.
-const REPORTS_MAX: usize = 256;
 /// No check runs more often.
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// A check that only says something else, and means the same, is reported this often at most: outputs hold clocks and
@@ -220,7 +216,9 @@ impl Scheduler {
     async fn run(mut self, mut news: mpsc::Receiver<News>) {
         loop {
             self.begin_due();
-            let next = (self.runs.len() < RUNS_MAX).then(|| self.queue.next()).flatten();
+            let next = (self.runs.len() < PROBE_RUNS_MAX)
+                .then(|| self.queue.next())
+                .flatten();
             tokio::select! {
                 biased;
                 told = news.recv() => match told {
@@ -320,7 +318,7 @@ impl Scheduler {
 
     /// Entries of checks that are gone lie in the queue until they are due, which may be days; they are never most.
     fn sweep(&mut self) {
-        if self.queue.len() > 2 * self.probes.len() + RUNS_MAX {
+        if self.queue.len() > 2 * self.probes.len() + PROBE_RUNS_MAX {
             let probes = &self.probes;
             self.queue
                 .retain(|due| probes.get(&due.check).is_some_and(|probe| probe.life == due.life));
@@ -329,7 +327,7 @@ impl Scheduler {
 
     fn begin_due(&mut self) {
         let now = now();
-        while self.runs.len() < RUNS_MAX
+        while self.runs.len() < PROBE_RUNS_MAX
             && let Some(due) = self.queue.pop(now)
         {
             let Some(probe) = self.probes.get(&due.check).filter(|probe| probe.life == due.life) else {
@@ -393,7 +391,7 @@ impl Scheduler {
     }
 
     fn send_reports(&mut self) {
-        while self.reports.len() < REPORTS_MAX
+        while self.reports.len() < PROBE_REPORTS_MAX
             && let Some((key, life)) = self.to_report.pop_front()
         {
             let Some(probe) = self.probes.get_mut(&key).filter(|probe| probe.life == life) else {

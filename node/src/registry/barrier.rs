@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::limits::READERS_WAITING_MAX;
 use crate::raft::{Consensus, ReadError};
-
-/// Readers that wait for a round at most; each is a request that has a connection.
-const WAITING_MAX: usize = 65_536;
 
 type Waiting = oneshot::Sender<Result<u64, ReadError>>;
 
@@ -20,7 +18,7 @@ pub(super) struct Barrier {
 impl Barrier {
     /// A barrier over `consensus`. Its task ends with the last clone.
     pub(super) fn start(consensus: Arc<Consensus>) -> Self {
-        let (waiting, rounds) = mpsc::channel(WAITING_MAX);
+        let (waiting, rounds) = mpsc::channel(READERS_WAITING_MAX);
         tokio::spawn(run(consensus, rounds));
         Self { waiting }
     }
@@ -35,7 +33,7 @@ impl Barrier {
 
 async fn run(consensus: Arc<Consensus>, mut rounds: mpsc::Receiver<Waiting>) {
     let mut waiting = Vec::new();
-    while rounds.recv_many(&mut waiting, WAITING_MAX).await > 0 {
+    while rounds.recv_many(&mut waiting, READERS_WAITING_MAX).await > 0 {
         let index = consensus.read_index().await;
         for tell in waiting.drain(..) {
             let _ = tell.send(index.clone());
@@ -44,4 +42,4 @@ async fn run(consensus: Arc<Consensus>, mut rounds: mpsc::Receiver<Waiting>) {
 }
 
 /// Readers that may wait for a round.
-pub(super) const LIMIT: u64 = WAITING_MAX as u64;
+pub(super) const LIMIT: u64 = READERS_WAITING_MAX as u64;

@@ -1,18 +1,16 @@
 //! Ways in: where connections come from, and what each goes through before its first request.
 
-use std::{fmt, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, path::Path, sync::Arc};
 
 use tokio_rustls::TlsAcceptor;
 
 use super::{ServeError, socket::SocketFile, tls};
+use crate::limits::HANDSHAKE_TIME_MAX;
 use crate::{
     World,
     config::{Config, Endpoint},
     world::net::{Listener, Stream},
 };
-
-/// A client gets so long for its TLS handshake, which takes two round trips and a signature.
-const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Everything that a server listens on, bound and not yet answering.
 pub(super) struct WaysIn {

@@ -18,19 +18,9 @@ use tower::Service;
 use tower_http::timeout::TimeoutBody;
 
 use super::listen::{Arrival, Peer, WayIn};
+use crate::limits::{BODY_PAUSE_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX, HEADERS_MAX, STREAMS_MAX};
 use crate::telemetry::metrics::{Metrics, OpenConnection};
 
-/// A client gets so long to send the head of a request, the first and each further one of a connection. Consul's Go
-/// client keeps idle connections for 90 s and should be the one that closes them.
-const HEAD_TIME_MAX: Duration = Duration::from_mins(2);
-/// Between two pieces of a request's body no more than this passes.
-const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Bytes of a request's head.
-const HEAD_BYTES_MAX: u32 = 64 << 10;
-/// Header lines of a request.
-const HEADERS_MAX: usize = 100;
-/// Calls at once on one gRPC connection.
-const STREAMS_MAX: u32 = 1_000;
 /// A quiet gRPC connection is asked for a sign of life this often, and closed without one.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_ANSWER_WITHIN: Duration = Duration::from_secs(20);

@@ -1,0 +1,35 @@
+//! The bounds on what a stranger can make a server hold or wait for, beside those of the replicated state
+//! (`spine_core::limits`) and of the dialects (`spine_api::limits`). What lies outside is refused or cut off.
+
+use std::time::Duration;
+
+/// A client gets so long for its TLS handshake, which takes two round trips and a signature.
+pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// A client gets so long to send the head of a request, the first and each further one of a connection. Consul's Go
+/// client keeps idle connections for 90 s and should be the one that closes them.
+pub const HEAD_TIME_MAX: Duration = Duration::from_mins(2);
+/// Between two pieces of a request's body no more than this passes.
+pub const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Bytes of a request's head.
+pub const HEAD_BYTES_MAX: u32 = 64 << 10;
+/// Header lines of a request.
+pub const HEADERS_MAX: usize = 100;
+/// Calls at once on one gRPC connection.
+pub const STREAMS_MAX: u32 = 1_000;
+/// What may be on its way into the log at once, in shares of 1 KiB: requests and bytes have one bound.
+pub const SUBMIT_SHARES: usize = 65_536;
+/// Bytes of one such share.
+pub const SUBMIT_SHARE_BYTES: u64 = 1 << 10;
+/// Readers that wait for a round at most; each is a request that has a connection.
+pub const READERS_WAITING_MAX: usize = 65_536;
+/// Probes that run at once. Each holds a connection; at the default time limit of 10 s and with every target dead,
+/// 100 checks a second still get their turn.
+pub const PROBE_RUNS_MAX: usize = 1_024;
+/// Reports on their way at once: enough to fill the entries that the leader batches them into.
+pub const PROBE_REPORTS_MAX: usize = 256;
+/// No run takes longer, whatever its check says: it would hold a worker.
+pub const PROBE_TIME_MAX: Duration = Duration::from_mins(1);
+/// Bytes of the head of an answer; what is longer is no answer.
+pub const PROBE_HEAD_BYTES_MAX: usize = 32 << 10;
+/// Bytes of an answer: a status of a few bytes.
+pub const PROBE_ANSWER_BYTES_MAX: usize = 4 << 10;
