@@ -66,28 +66,11 @@ impl Call {
     /// Who asks, and how fresh a read must be.
     pub(crate) fn context(&self, consistency: Consistency) -> Context {
         Context {
-            credential: self.credential(),
+            credential: credential(&self.params, &self.headers),
             peer: self.peer.clone(),
             consistency,
             ..Context::new(spine_core::Dialect::Consul)
         }
-    }
-
-    /// The token; the first place that holds one wins.
-    fn credential(&self) -> Option<Credential> {
-        let header = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
-        let bearer = || {
-            let (scheme, token) = header(header::AUTHORIZATION.as_str())?.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-        };
-        let token = self
-            .params
-            .text("token")
-            .or_else(|| header("x-consul-token"))
-            .or_else(bearer);
-        token
-            .filter(|token| !token.is_empty())
-            .map(|token| Credential(token.into()))
     }
 
     /// The present state of this server: what an agent knows of itself, leader or not.
@@ -144,5 +127,49 @@ impl Keep {
     /// Whether an element is kept.
     pub(crate) fn holds(&self, element: &impl Serialize) -> bool {
         self.0.as_ref().is_none_or(|filter| filter.holds(element))
+    }
+}
+
+/// The token; the first place that holds one wins.
+fn credential(params: &Params, headers: &HeaderMap) -> Option<Credential> {
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let bearer = || {
+        let (scheme, token) = header(header::AUTHORIZATION.as_str())?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    };
+    let places = [params.text("token"), header("x-consul-token"), bearer()];
+    let token = places.into_iter().flatten().find(|token| !token.is_empty())?;
+    Some(Credential(token.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(query: &str, headers: &[(&'static str, &'static str)]) -> Option<String> {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| {
+                (
+                    (*name).parse().expect("a name"),
+                    (*value).parse().expect("a value"),
+                )
+            })
+            .collect();
+        credential(&Params::parse(query), &headers).map(|Credential(token)| token.to_string())
+    }
+
+    #[test]
+    fn the_first_place_that_holds_a_token_wins() {
+        let all = [
+            ("x-consul-token", "of-header"),
+            ("authorization", "Bearer of-bearer"),
+        ];
+        assert_eq!(token("token=of-query", &all).as_deref(), Some("of-query"));
+        assert_eq!(token("", &all).as_deref(), Some("of-header"));
+        assert_eq!(token("token=", &all).as_deref(), Some("of-header"));
+        assert_eq!(token("", &all[1..]).as_deref(), Some("of-bearer"));
+        assert_eq!(token("", &[("authorization", "Basic b2Y6YmFzaWM=")]), None);
+        assert_eq!(token("", &[("x-consul-token", "")]), None);
     }
 }
