@@ -1,5 +1,6 @@
 //! The bounds on what a stranger can make a server hold or wait for, beside those of the replicated state
-//! (`spine_core::limits`) and of the dialects (`spine_api::limits`). What lies outside is refused or cut off.
+//! (`spine_core::limits`) and of the dialects (`spine_api::limits`). What lies outside is refused, cut
+//! off, or waits; each is reached in a test.
 
 use std::time::Duration;
 

@@ -18,7 +18,7 @@ use spine_core::{
     ServiceName, Status, Thresholds, Ttl, UpdateSource, WallTime, Weights,
 };
 use spine_node::{
-    Node, World,
+    Node, World, limits,
     metrics_sink::Uncounted,
     world::{
         clock::Clock,
@@ -395,5 +395,44 @@ async fn a_node_that_is_not_ready_shows_no_stale_state() {
         }
         tokio::task::yield_now().await;
     }
+    node.stop().await.unwrap();
+}
+
+/// On one thread nothing is taken from a queue until all have asked, so its bound is met exactly.
+#[tokio::test]
+async fn what_is_too_much_at_once_is_refused_and_the_rest_is_done() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = start_in(directory.path(), World::real()).await;
+    let registry = node.registry();
+    let context = cx();
+
+    let bytes = 256 << 10;
+    let fitting = limits::SUBMIT_SHARES as u64 * limits::SUBMIT_SHARE_BYTES / bytes;
+    let puts = (0..fitting + 8).map(|n| {
+        let command = put(&format!("large/{n}"), vec![b'x'; usize::try_from(bytes).unwrap()]);
+        registry.propose(&context, command)
+    });
+    let answers = futures::future::join_all(puts).await;
+    let refused = answers
+        .iter()
+        .filter(|answer| matches!(answer, Err(Error::Overloaded { .. })));
+    let (refused, done) = (
+        refused.count(),
+        answers.iter().filter(|answer| answer.is_ok()).count(),
+    );
+    assert!(refused >= 8 && done > 0, "{refused} refused, {done} done");
+    assert!(
+        answers
+            .iter()
+            .all(|answer| matches!(answer, Ok(_) | Err(Error::Overloaded { .. } | Error::Unknown(_)))),
+        "{answers:?}"
+    );
+
+    let reads = (0..limits::READERS_WAITING_MAX + 8).map(|_| registry.view(&context));
+    let answers = futures::future::join_all(reads).await;
+    let refused = answers
+        .iter()
+        .filter(|answer| matches!(answer, Err(Error::Overloaded { .. })));
+    assert_eq!(refused.count(), 8);
     node.stop().await.unwrap();
 }

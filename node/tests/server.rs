@@ -11,6 +11,7 @@ use std::{net::SocketAddr, time::Duration};
 use spine_node::{
     World,
     config::{Config, HostPort, Mode, Options, OrOff},
+    limits,
     server::{ServeError, Server},
 };
 use tokio::{
@@ -213,4 +214,76 @@ async fn who_waits_for_a_change_is_answered_when_the_server_ends() {
         let answer = answer.await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
     }
+}
+
+/// The clock is stopped once the server runs: whenever everybody waits, it leaps to the next moment that somebody waits for.
+#[tokio::test]
+async fn a_request_that_stops_coming_is_given_up() {
+    let server = start(dev(options())).await;
+    let address = http(&server);
+    for (sent, bound) in [
+        (
+            "PUT /v1/kv/a HTTP/1.1\r\nhost: spine\r\ncontent-length: 9\r\n\r\nabc",
+            limits::BODY_PAUSE_MAX,
+        ),
+        ("GET /livez HTTP/1.1\r\nhost: sp", limits::HEAD_TIME_MAX),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        tokio::time::pause();
+        let began = tokio::time::Instant::now();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let took = began.elapsed();
+        tokio::time::resume();
+        assert!(
+            took >= bound - Duration::from_secs(1) && took < 2 * bound,
+            "{took:?} of {bound:?}"
+        );
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    let kept = ask(address, "GET /v1/kv/a").await;
+    assert!(kept.starts_with("HTTP/1.1 404"), "{kept}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_past_the_bound_of_a_connection_wait_for_their_turn() {
+    let server = start(dev(options())).await;
+    let address = format!("http://{}", server.places().grpc.unwrap());
+    let channel = tonic::transport::Endpoint::try_from(address)
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let client = spine_proto::v1::watch_client::WatchClient::new(channel);
+    let watch = || {
+        let mut client = client.clone();
+        async move {
+            let topic = spine_proto::v1::Topic {
+                topic: Some(spine_proto::v1::topic::Topic::Everything(
+                    spine_proto::v1::Everything {},
+                )),
+            };
+            let request = spine_proto::v1::WatchRequest {
+                topics: vec![topic],
+                ..Default::default()
+            };
+            client.watch(request).await.unwrap().into_inner()
+        }
+    };
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..=limits::STREAMS_MAX {
+        calls.spawn(watch());
+    }
+    let mut open = Vec::new();
+    while open.len() < limits::STREAMS_MAX as usize {
+        open.push(calls.join_next().await.unwrap().unwrap());
+    }
+    assert!(calls.try_join_next().is_none(), "one waits");
+    open.pop();
+    calls.join_next().await.unwrap().unwrap();
+    drop(open);
+    server.stop().await.unwrap();
 }

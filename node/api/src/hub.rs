@@ -334,3 +334,25 @@ impl Drop for Ticket<'_> {
         self.hub.waiters.lock().remove(&self.interest, self.id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_wait_than_may_and_room_comes_back() {
+        let hub = Hub::with_bound(State::new(), 2);
+        let held = hub.enroll(&[Topic::Nodes]).expect("room");
+        let also_held = hub.enroll(&[Topic::Keys(KeyRange::all())]).expect("room");
+        let refused = hub.enroll(&[Topic::Nodes]).map(drop);
+        let overloaded = Error::Overloaded {
+            what: "waiting requests".into(),
+            limit: 2,
+        };
+        assert_eq!(refused, Err(overloaded));
+        drop(held);
+        assert!(hub.enroll(&[Topic::Nodes]).is_ok());
+        drop(also_held);
+        assert_eq!(hub.waiting(), 0);
+    }
+}

@@ -114,3 +114,20 @@ async fn within(pace: Pace, what: &str, run: impl Future<Output = Finding>) -> F
         .await
         .unwrap_or_else(|_| Finding::critical(format!("{what}: no answer within {limit:?}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use spine_core::Ttl;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_run_takes_longer_than_the_bound_whatever_its_check_says() {
+        let pace = Pace {
+            interval: Ttl::seconds(1),
+            timeout: Ttl::seconds(86_400),
+        };
+        let found = within(pace, "TCP", std::future::pending()).await;
+        assert_eq!(&*found.output, "TCP: no answer within 60s");
+    }
+}
