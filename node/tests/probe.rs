@@ -24,7 +24,7 @@ use spine_core::{
     HttpProbe, Member, NodeDefinition, NodeName, Pace, Register, Status, TcpProbe, Thresholds, Ttl,
 };
 use spine_node::{
-    limits::PROBE_RUNS_MAX,
+    limits::{PROBE_ANSWER_BYTES_MAX, PROBE_RUNS_MAX},
     metrics_sink::Uncounted,
     probe::{Finding, Guard, NetProber, ProbeMetrics, Prober, Probes},
     world::{net::OsNet, rng::OsRng},
@@ -189,6 +189,20 @@ async fn of_an_endless_body_a_beginning_is_read() {
         .unwrap()
         .unwrap();
     assert!(sent < 64 << 20, "{sent} bytes were taken");
+}
+
+#[tokio::test]
+async fn an_endless_head_is_no_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nx: ").await.unwrap();
+        while stream.write_all(&vec![b'x'; 1 << 16]).await.is_ok() {}
+    });
+    let finding = ask(http(&format!("http://{address}/"))).await;
+    assert_eq!(finding.status, Status::Critical, "{}", finding.output);
 }
 
 #[tokio::test]
@@ -364,6 +378,35 @@ async fn grpc_asks_the_health_service() {
         prober().run(&CheckKind::Grpc(nobody)).await.status,
         Status::Critical
     );
+}
+
+#[tokio::test]
+async fn an_answer_larger_than_any_of_the_health_service_is_critical() {
+    let large = u32::try_from(PROBE_ANSWER_BYTES_MAX + 1).unwrap();
+    let answer = move || async move {
+        let mut body = vec![0];
+        body.extend_from_slice(&large.to_be_bytes());
+        body.resize(body.len() + large as usize, 0);
+        ([("content-type", "application/grpc")], body)
+    };
+    let routes = tonic::service::Routes::from(axum::Router::new().fallback(answer));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address: Arc<str> = listener.local_addr().unwrap().to_string().into();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_routes(routes)
+            .serve_with_incoming(incoming),
+    );
+    let probe = GrpcProbe {
+        address,
+        service: "".into(),
+        tls: false,
+        pace: PACE,
+    };
+    let finding = prober().run(&CheckKind::Grpc(probe)).await;
+    assert_eq!(finding.status, Status::Critical);
+    assert!(finding.output.contains("too large"), "{}", finding.output);
 }
 
 /// A prober that says what it is told to say.
