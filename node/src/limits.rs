@@ -21,6 +21,15 @@ pub const STREAMS_MAX: u32 = 1_000;
 pub const SUBMIT_SHARES: usize = 65_536;
 /// Bytes of one such share.
 pub const SUBMIT_SHARE_BYTES: u64 = 1 << 10;
+/// Entries proposed and not applied; at most a batch of renewals and a duty of the leader come on top. Enough to keep
+/// disk, network and apply busy at once, few enough that entries grow under load: what comes meanwhile waits.
+pub const ENTRIES_IN_FLIGHT_MAX: usize = 8;
+/// Entries that Raft keeps decoded beside its log: those that were written last. Older ones are read from the log.
+pub const RECENT_ENTRIES_MAX: usize = 16_384;
+/// Bytes of their payloads; the bytes are the log's own, which keeps them as well.
+pub const RECENT_BYTES_MAX: usize = 32 << 20;
+/// Requests for a checkpoint that wait for the one being written; each further one is refused.
+pub const CHECKPOINT_ASKS_MAX: usize = 16;
 /// Readers that wait for a round at most; each is a request that has a connection.
 pub const READERS_WAITING_MAX: usize = 65_536;
 /// Probes that run at once. Each holds a connection; at the default time limit of 10 s and with every target dead,

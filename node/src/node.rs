@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    limits::CHECKPOINT_ASKS_MAX,
     metrics_sink::NodeMetrics,
     raft::{
         Consensus, Ground, Peer,
@@ -31,8 +32,6 @@ use crate::{
     world::{World, clock::Clock, lock::DirLock},
 };
 
-/// Requests for a checkpoint that may wait for the one being written.
-const CHECKPOINT_ASKS_MAX: usize = 16;
 /// At a stop, requests on their way have so long to be answered.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 /// At a stop, the last checkpoint has so long to be written.

@@ -18,7 +18,7 @@ use spine_core::{
     Rights, State, codec,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, mpsc::error::TrySendError, oneshot, watch},
     time::{Instant, timeout_at},
 };
 
@@ -26,8 +26,8 @@ use self::{
     barrier::Barrier,
     submit::{Ask, Content, ENTRY_OVERHEAD, Reply, Stage, Submitter},
 };
-use crate::limits::{SUBMIT_SHARE_BYTES, SUBMIT_SHARES};
 use crate::{
+    limits::{CHECKPOINT_ASKS_MAX, SUBMIT_SHARE_BYTES, SUBMIT_SHARES},
     metrics_sink::{Ended, NodeMetrics, Request as Counted},
     raft::{Consensus, ReadError, identity::Identity},
     world::clock::Clock,
@@ -344,10 +344,13 @@ impl Registry for NodeRegistry {
         match command {
             AdminCommand::Checkpoint => {
                 let (tell, told) = oneshot::channel();
-                self.checkpoints
-                    .send(tell)
-                    .await
-                    .map_err(|_| Error::ShuttingDown)?;
+                self.checkpoints.try_send(tell).map_err(|error| match error {
+                    TrySendError::Full(_) => Error::Overloaded {
+                        what: "requests for a checkpoint".into(),
+                        limit: CHECKPOINT_ASKS_MAX as u64,
+                    },
+                    TrySendError::Closed(_) => Error::ShuttingDown,
+                })?;
                 match timeout_at(cx.deadline, told).await {
                     Ok(Ok(Ok(position))) => Ok(AdminOutcome::Checkpointed { position }),
                     Ok(Ok(Err(reason))) => Err(Error::Unsupported(reason)),

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use spine_api::{Consistency, Context, Error, Registry};
+use spine_api::{AdminCommand, Consistency, Context, Error, Registry};
 use spine_core::{
     CheckDefinition, CheckId, CheckKind, CheckUpdate, Command, ExistingChecks, GetKey, InstanceId,
     InstanceKey, LeaseGrant, LeaseId, NodeName, Outcome, Query, Register, Renewal, Renewed, Scope, Service,
@@ -306,6 +306,40 @@ async fn a_write_that_is_not_durable_in_time_is_unknown_and_nothing_else_waits_f
     node.stop().await.unwrap();
 }
 
+/// Each write is an entry of its own, because the next comes only when the answer to it is overdue.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_disk_stands_still_only_so_many_entries_are_proposed() {
+    let directory = tempfile::tempdir().unwrap();
+    let gate = Gated::default();
+    let world = World {
+        files: Arc::new(gate.clone()),
+        ..World::real()
+    };
+    let node = start_in(directory.path(), world).await;
+    let registry = node.registry();
+    announced(&*registry).await;
+    gate.set_shut(true);
+    let mut proposed = 0;
+    loop {
+        let soon = Context {
+            deadline: Instant::now() + Duration::from_millis(200),
+            ..cx()
+        };
+        match registry.propose(&soon, put(&format!("k{proposed}"), "1")).await {
+            Err(Error::Unknown(_)) if proposed < limits::ENTRIES_IN_FLIGHT_MAX => proposed += 1,
+            refused => {
+                assert_eq!(refused.unwrap_err(), Error::NoLeader, "it was not proposed");
+                break;
+            }
+        }
+    }
+    assert_eq!(proposed, limits::ENTRIES_IN_FLIGHT_MAX);
+    gate.set_shut(false);
+    write(&*registry, "last", "1").await;
+    assert_eq!(read(&*registry, "k0").await.as_deref(), Some("1"));
+    node.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_whose_deadline_is_over_is_not_proposed() {
     let directory = tempfile::tempdir().unwrap();
@@ -434,5 +468,11 @@ async fn what_is_too_much_at_once_is_refused_and_the_rest_is_done() {
         .iter()
         .filter(|answer| matches!(answer, Err(Error::Overloaded { .. })));
     assert_eq!(refused.count(), 8);
+
+    let asks =
+        (0..limits::CHECKPOINT_ASKS_MAX + 8).map(|_| registry.admin(&context, AdminCommand::Checkpoint));
+    let answers = futures::future::join_all(asks).await;
+    let refused = |answer: &&Result<_, _>| matches!(answer, Err(Error::Overloaded { .. }));
+    assert_eq!(answers.iter().filter(refused).count(), 8, "{answers:?}");
     node.stop().await.unwrap();
 }

@@ -26,14 +26,11 @@ use super::{
     wire,
 };
 use crate::{
+    limits::{RECENT_BYTES_MAX, RECENT_ENTRIES_MAX},
     storage::log::{LogEntry as StoredEntry, LogError, LogStore, Write},
     world::RaftHome,
 };
 
-/// Entries kept decoded at most: those that were submitted last.
-const RECENT_ENTRIES_MAX: usize = 16_384;
-/// Bytes of their payloads at most; the bytes are the log's own, which keeps them as well.
-const RECENT_BYTES_MAX: usize = 32 << 20;
 /// Payload bytes read from the log at once.
 const READ_BYTES: usize = 1 << 20;
 
@@ -348,10 +345,23 @@ mod tests {
     }
 
     #[test]
-    fn recent_is_bounded_by_bytes() {
+    fn recent_drops_its_oldest_above_so_many_bytes() {
         let mut recent = Recent::default();
-        recent.append((0..40).map(|index| entry(index, 1 << 20)).collect());
-        assert!(recent.bytes <= RECENT_BYTES_MAX);
-        assert_eq!(recent.entries.back().map(|entry| entry.log_id.index), Some(39));
+        let fitting = RECENT_BYTES_MAX >> 20;
+        let count = fitting as u64 + 8;
+        recent.append((0..count).map(|index| entry(index, 1 << 20)).collect());
+        assert_eq!((recent.entries.len(), recent.bytes), (fitting, RECENT_BYTES_MAX));
+        assert_eq!(indexes(recent.read(&(7..9), 1)), None, "it is read from the log");
+        assert_eq!(indexes(recent.read(&(8..9), 1)), Some(vec![8]));
+    }
+
+    #[test]
+    fn recent_drops_its_oldest_above_so_many_entries() {
+        let mut recent = Recent::default();
+        let count = RECENT_ENTRIES_MAX as u64 + 8;
+        recent.append((0..count).map(|index| entry(index, 1)).collect());
+        assert_eq!(recent.entries.len(), RECENT_ENTRIES_MAX);
+        assert_eq!(indexes(recent.read(&(7..9), 1)), None, "it is read from the log");
+        assert_eq!(indexes(recent.read(&(8..9), 1)), Some(vec![8]));
     }
 }

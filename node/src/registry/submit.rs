@@ -24,13 +24,11 @@ use tokio::{
 use super::clock::{ClusterClock, Lag};
 use crate::{
     leader::{Duties, Duty, View},
+    limits::ENTRIES_IN_FLIGHT_MAX,
     raft::{Consensus, ProposeError},
     world::clock::Clock,
 };
 
-/// Entries proposed and not applied at most. Enough to keep disk, network and apply busy at once, few enough that
-/// entries grow under load.
-const ENTRIES_IN_FLIGHT_MAX: usize = 8;
 /// How often the loop turns when nothing happens: a fraction of the election timeout, within which deadlines are late.
 const TURN_EVERY: Duration = Duration::from_millis(50);
 /// Bytes that an entry needs beside its requests.
