@@ -1,0 +1,1 @@
+//! The cluster under test: processes of the real binary, started, stopped and awaited.

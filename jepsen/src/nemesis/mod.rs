@@ -1,0 +1,1 @@
+//! Carries out a schedule of faults, and says what came of each.

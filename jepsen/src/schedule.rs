@@ -1,0 +1,1 @@
+//! What happens to the cluster when: a pure function of the seed.
