@@ -29,7 +29,7 @@ use crate::{
         log::{Flush, LogHooks, LogObserver, LogStore},
         segment::LogOptions,
     },
-    world::{World, clock::Clock, lock::DirLock},
+    world::{RaftHome, World, clock::Clock, lock::DirLock},
 };
 
 /// At a stop, requests on their way have so long to be answered.
@@ -99,6 +99,7 @@ pub struct Node {
     registry: Arc<NodeRegistry>,
     consensus: Arc<Consensus>,
     log: Arc<dyn LogStore>,
+    home: RaftHome,
     identity: Identity,
     boot_number: u64,
     fatal: Fatal,
@@ -190,6 +191,7 @@ impl Node {
             registry,
             consensus,
             log,
+            home: world.raft_home,
             identity,
             boot_number,
             fatal,
@@ -253,7 +255,7 @@ impl Node {
             tracing::warn!("the last checkpoint was not written in time; the log holds what it would have");
         }
         self.watching.abort();
-        close(&self.consensus, self.log).await
+        close(&self.consensus, self.log, self.home).await
     }
 
     /// Ends at once: nothing is answered any more and no checkpoint is written, as in a crash, but that the directory
@@ -266,17 +268,17 @@ impl Node {
             task.abort();
         }
         self.registry.close();
-        close(&self.consensus, self.log).await
+        close(&self.consensus, self.log, self.home).await
     }
 }
 
-async fn close(consensus: &Consensus, log: Arc<dyn LogStore>) -> Result<(), StartError> {
+async fn close(consensus: &Consensus, log: Arc<dyn LogStore>, home: RaftHome) -> Result<(), StartError> {
     consensus.stop().await;
-    let closed = tokio::task::spawn_blocking(move || log.close()).await;
+    let closed = home.blocking(move || log.close()).await;
     closed
         .map_err(|error| StartError::Io {
             what: "closing the log",
-            source: error.into(),
+            source: error,
         })?
         .map_err(Into::into)
 }

@@ -7,7 +7,10 @@ use std::{fmt, io, path::Path, sync::Arc};
 
 use spine_node::{
     NodeSettings, World,
-    storage::{memory::MemoryEngine, segment::LogOptions},
+    storage::{
+        memory::MemoryEngine,
+        segment::{LogOptions, Opened},
+    },
     world::{
         RaftHome,
         clock::OsClock,
@@ -109,6 +112,7 @@ impl Remains {
             net: Arc::new(OsNet),
             rng: Arc::new(OsRng),
             files: Arc::new(self.disk.clone()),
+            run_log: Arc::new(Opened::start),
             locks: Arc::new(Unlocked),
             engine: Arc::new(move |_| Ok(Arc::new(engine.clone()))),
             raft_home: RaftHome::OwnThread,

@@ -5,7 +5,7 @@
 //! so there is no queue for each watcher, no slow-consumer state, and nothing to lose.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     ops::Bound,
     sync::{
         Arc,
@@ -31,7 +31,7 @@ pub struct Hub {
 struct Waiters {
     next_id: u64,
     waiting: usize,
-    by_topic: HashMap<Topic, BTreeMap<u64, Arc<Mark>>>,
+    by_topic: BTreeMap<Topic, BTreeMap<u64, Arc<Mark>>>,
     by_range: Ranges,
     closed: bool,
 }

@@ -155,7 +155,7 @@ pub fn open(
     let found = find_checkpoint(&checkpoints, directory, has_log)?;
     let (loaded, log) = match (found, has_log) {
         (Some(loaded), true) => {
-            let log = place.open()?.start()?;
+            let log = (world.run_log)(place.open()?)?;
             agree(&loaded, &log, directory)?;
             (loaded, log)
         }
@@ -212,9 +212,8 @@ fn first_start(
     place: LogPlace,
 ) -> Result<(Loaded, crate::storage::segment::SegmentLog), StartError> {
     let loaded = found.map_or_else(|| write_nothing(world, checkpoints), Ok)?;
-    let log = place
-        .create(loaded.identity.encode(), world.rng.bits())?
-        .start()?;
+    let opened = place.create(loaded.identity.encode(), world.rng.bits())?;
+    let log = (world.run_log)(opened)?;
     Ok((loaded, log))
 }
 

@@ -15,11 +15,16 @@ use std::{path::Path, sync::Arc};
 pub use self::home::RaftHome;
 use crate::storage::{
     checkpoint::{CheckpointError, Engine},
+    log::LogError,
+    segment::{Opened, SegmentLog},
     sled::{SledEngine, SledOptions},
 };
 
 /// Opens the checkpoints in a directory.
 pub type OpenEngine = Arc<dyn Fn(&Path) -> Result<Arc<dyn Engine>, CheckpointError> + Send + Sync>;
+
+/// Lets a log run that was created or opened: on threads of its own, or driven by who keeps the disk.
+pub type RunLog = Arc<dyn Fn(Opened) -> Result<SegmentLog, LogError> + Send + Sync>;
 
 /// The world that a node lives in.
 #[derive(Clone)]
@@ -32,6 +37,8 @@ pub struct World {
     pub rng: Arc<dyn rng::Rng>,
     /// The disk, as the log and the boot number need it.
     pub files: Arc<dyn files::Files>,
+    /// What lets the log run.
+    pub run_log: RunLog,
     /// Locks of data directories.
     pub locks: Arc<dyn lock::DirLocks>,
     /// Where checkpoints lie.
@@ -48,6 +55,7 @@ impl World {
             net: Arc::new(net::OsNet),
             rng: Arc::new(rng::OsRng),
             files: Arc::new(files::OsFiles),
+            run_log: Arc::new(Opened::start),
             locks: Arc::new(lock::OsDirLocks),
             engine: Arc::new(|directory| {
                 Ok(Arc::new(SledEngine::open(
