@@ -7,10 +7,7 @@ use std::{fmt, io, path::Path, sync::Arc};
 
 use spine_node::{
     NodeSettings, World,
-    storage::{
-        memory::MemoryEngine,
-        segment::{LogOptions, Opened},
-    },
+    storage::{memory::MemoryEngine, segment::LogOptions},
     world::{
         RaftHome,
         clock::OsClock,
@@ -112,7 +109,7 @@ impl Remains {
             net: Arc::new(OsNet),
             rng: Arc::new(OsRng),
             files: Arc::new(self.disk.clone()),
-            run_log: Arc::new(Opened::start),
+            run_log: Arc::new(|opened| Ok(Arc::new(opened.start()?))),
             locks: Arc::new(Unlocked),
             engine: Arc::new(move |_| Ok(Arc::new(engine.clone()))),
             raft_home: RaftHome::OwnThread,

@@ -156,7 +156,7 @@ pub fn open(
     let (loaded, log) = match (found, has_log) {
         (Some(loaded), true) => {
             let log = (world.run_log)(place.open()?)?;
-            agree(&loaded, &log, directory)?;
+            agree(&loaded, &*log, directory)?;
             (loaded, log)
         }
         (Some(loaded), false) if loaded.generation > Generation(0) => {
@@ -180,7 +180,7 @@ pub fn open(
         lock,
         identity: loaded.identity,
         boot_number,
-        log: Arc::new(log),
+        log,
         checkpoints,
         loaded,
     })
@@ -210,7 +210,7 @@ fn first_start(
     checkpoints: &Checkpoints,
     found: Option<Loaded>,
     place: LogPlace,
-) -> Result<(Loaded, crate::storage::segment::SegmentLog), StartError> {
+) -> Result<(Loaded, Arc<dyn LogStore>), StartError> {
     let loaded = found.map_or_else(|| write_nothing(world, checkpoints), Ok)?;
     let opened = place.create(loaded.identity.encode(), world.rng.bits())?;
     let log = (world.run_log)(opened)?;

@@ -15,8 +15,8 @@ use std::{path::Path, sync::Arc};
 pub use self::home::RaftHome;
 use crate::storage::{
     checkpoint::{CheckpointError, Engine},
-    log::LogError,
-    segment::{Opened, SegmentLog},
+    log::{LogError, LogStore},
+    segment::Opened,
     sled::{SledEngine, SledOptions},
 };
 
@@ -24,7 +24,7 @@ use crate::storage::{
 pub type OpenEngine = Arc<dyn Fn(&Path) -> Result<Arc<dyn Engine>, CheckpointError> + Send + Sync>;
 
 /// Lets a log run that was created or opened: on threads of its own, or driven by who keeps the disk.
-pub type RunLog = Arc<dyn Fn(Opened) -> Result<SegmentLog, LogError> + Send + Sync>;
+pub type RunLog = Arc<dyn Fn(Opened) -> Result<Arc<dyn LogStore>, LogError> + Send + Sync>;
 
 /// The world that a node lives in.
 #[derive(Clone)]
@@ -55,7 +55,7 @@ impl World {
             net: Arc::new(net::OsNet),
             rng: Arc::new(rng::OsRng),
             files: Arc::new(files::OsFiles),
-            run_log: Arc::new(Opened::start),
+            run_log: Arc::new(|opened| Ok(Arc::new(opened.start()?))),
             locks: Arc::new(lock::OsDirLocks),
             engine: Arc::new(|directory| {
                 Ok(Arc::new(SledEngine::open(

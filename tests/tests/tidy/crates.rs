@@ -236,7 +236,13 @@ pub(crate) fn unsafety(source: &Source) -> Vec<String> {
         .into_iter()
         .chain(source.lines_of("unsafe_code"));
     words
-        .map(|line| format!("{}:{line}: unsafe code belongs in {}", source.path, UNSAFE.join(" or ")))
+        .map(|line| {
+            format!(
+                "{}:{line}: unsafe code belongs in {}",
+                source.path,
+                UNSAFE.join(" or ")
+            )
+        })
         .collect()
 }
 
@@ -293,7 +299,11 @@ mod tests {
             [""; 0]
         );
         assert_eq!(
-            of(package("spine-jepsen", &[("spine-client", None), ("spine-core", None)])).len(),
+            of(package(
+                "spine-jepsen",
+                &[("spine-client", None), ("spine-core", None)]
+            ))
+            .len(),
             1,
             "the harness has models of its own"
         );
