@@ -12,6 +12,7 @@ pub mod leader;
 pub mod limits;
 pub mod metrics_sink;
 pub mod node;
+pub mod peer;
 pub mod probe;
 pub mod raft;
 pub mod registry;

@@ -43,3 +43,9 @@ pub const PROBE_TIME_MAX: Duration = Duration::from_mins(1);
 pub const PROBE_HEAD_BYTES_MAX: usize = 32 << 10;
 /// Bytes of an answer: a status of a few bytes.
 pub const PROBE_ANSWER_BYTES_MAX: usize = 4 << 10;
+/// Connections of peers at once: each peer has a few lanes, and leaves one behind when it dials anew.
+pub const PEER_CONNECTIONS_MAX: usize = 256;
+/// Bytes that a peer may send on one call before they are taken; a message of entries is about a megabyte.
+pub const PEER_STREAM_WINDOW: u32 = 8 << 20;
+/// The same for one connection.
+pub const PEER_CONNECTION_WINDOW: u32 = 16 << 20;

@@ -3,7 +3,9 @@
 //!
 //! Several nodes may run in one process; nothing here is global.
 
-use std::{future::Future, panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, future::Future, panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use futures::FutureExt;
 use parking_lot::Mutex;
@@ -18,8 +20,9 @@ use tokio::{
 use crate::{
     limits::CHECKPOINT_ASKS_MAX,
     metrics_sink::NodeMetrics,
+    peer::Links,
     raft::{
-        Consensus, Ground, Peer,
+        Consensus, Ground, OpenGate, Peer,
         bootstrap::{self, Opened, StartError},
         identity::Identity,
         keeper::Keeper,
@@ -29,7 +32,7 @@ use crate::{
         log::{Flush, LogHooks, LogObserver, LogStore},
         segment::LogOptions,
     },
-    world::{RaftHome, World, clock::Clock, lock::DirLock},
+    world::{World, clock::Clock, home::Lodging, lock::DirLock},
 };
 
 /// At a stop, requests on their way have so long to be answered.
@@ -98,8 +101,8 @@ impl NodeSettings {
 pub struct Node {
     registry: Arc<NodeRegistry>,
     consensus: Arc<Consensus>,
+    lodging: Lodging,
     log: Arc<dyn LogStore>,
-    home: RaftHome,
     identity: Identity,
     boot_number: u64,
     fatal: Fatal,
@@ -139,17 +142,29 @@ impl Node {
         );
         let hub = Arc::new(Hub::new(loaded.applied.state.clone()));
         let position = loaded.applied.position.map_or(0, |position| position.index);
+        let lodging = world
+            .raft_home
+            .open(settings.name.as_str())
+            .map_err(|source| StartError::Io {
+                what: "starting Raft's thread",
+                source,
+            })?;
+        let this = Peer {
+            name: settings.name.to_string(),
+            address: settings.peer_address.to_string(),
+        };
         let consensus = Consensus::start(Ground {
             identity,
-            peer: Peer {
-                name: settings.name.to_string(),
-                address: settings.peer_address.to_string(),
-            },
+            boot_number,
+            founding: Some(BTreeMap::from([(identity.node, this)])),
+            links: Arc::new(Links::new(world.net.clone())),
+            gate: Arc::new(OpenGate),
             log: log.clone(),
             applied: loaded.applied,
             hub: hub.clone(),
             home: world.raft_home,
-            seed: world.rng.bits(),
+            runtime: lodging.handle().clone(),
+            rng: world.rng.clone(),
             metrics: metrics.clone(),
         })
         .await?;
@@ -190,8 +205,8 @@ impl Node {
             watching: fatal.spawn("watching Raft", watch_raft(consensus.clone(), fatal.clone())),
             registry,
             consensus,
+            lodging,
             log,
-            home: world.raft_home,
             identity,
             boot_number,
             fatal,
@@ -255,7 +270,7 @@ impl Node {
             tracing::warn!("the last checkpoint was not written in time; the log holds what it would have");
         }
         self.watching.abort();
-        close(&self.consensus, self.log, self.home).await
+        close(&self.consensus, self.lodging, self.log).await
     }
 
     /// Ends at once: nothing is answered any more and no checkpoint is written, as in a crash, but that the directory
@@ -268,12 +283,14 @@ impl Node {
             task.abort();
         }
         self.registry.close();
-        close(&self.consensus, self.log, self.home).await
+        close(&self.consensus, self.lodging, self.log).await
     }
 }
 
-async fn close(consensus: &Consensus, log: Arc<dyn LogStore>, home: RaftHome) -> Result<(), StartError> {
+async fn close(consensus: &Consensus, lodging: Lodging, log: Arc<dyn LogStore>) -> Result<(), StartError> {
     consensus.stop().await;
+    let home = lodging.home();
+    lodging.end().await;
     let closed = home.blocking(move || log.close()).await;
     closed
         .map_err(|error| StartError::Io {

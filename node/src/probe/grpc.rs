@@ -10,11 +10,11 @@ use tonic_health::pb::{
 
 use super::{
     Finding,
-    net::{DialError, NetProber, host_and_port},
+    net::{DialError, NetProber},
     tls::Handshake,
 };
 use crate::limits::PROBE_ANSWER_BYTES_MAX;
-use crate::world::net::Stream;
+use crate::world::net::{Stream, host_and_port};
 
 pub(super) async fn run(prober: &NetProber, probe: &GrpcProbe) -> Finding {
     let title = format!("gRPC check {}", probe.address);

@@ -50,7 +50,8 @@ impl NetProber {
     /// name that resolves to something else the next moment gains nothing.
     pub(super) async fn dial(&self, host: &str, port: u16) -> Result<Box<dyn Stream>, DialError> {
         let mut refused = None;
-        for address in resolve(host, port).await? {
+        let found = self.net.resolve(host, port).await;
+        for address in found.map_err(|error| DialError::Unresolved(host.to_owned(), error))? {
             if let Err(denied) = self.guard.check(address) {
                 refused.get_or_insert(DialError::Denied(denied));
                 continue;
@@ -62,26 +63,6 @@ impl NetProber {
         }
         Err(refused.unwrap_or_else(|| DialError::NoAddress(host.to_owned())))
     }
-}
-
-async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
-    if let Ok(ip) = host.parse() {
-        return Ok(vec![SocketAddr::new(ip, port)]);
-    }
-    let found = tokio::net::lookup_host((host, port)).await;
-    found
-        .map(Iterator::collect)
-        .map_err(|error| DialError::Unresolved(host.to_owned(), error))
-}
-
-/// Takes `HOST:PORT` apart.
-pub(super) fn host_and_port(address: &str) -> Option<(&str, u16)> {
-    let (host, port) = address.rsplit_once(':')?;
-    let host = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
-    Some((host, port.parse().ok()?))
 }
 
 #[async_trait]

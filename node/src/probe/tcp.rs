@@ -2,11 +2,8 @@
 
 use spine_core::{Status, TcpProbe};
 
-use super::{
-    Finding,
-    net::{NetProber, host_and_port},
-    tls::Handshake,
-};
+use super::{Finding, net::NetProber, tls::Handshake};
+use crate::world::net::host_and_port;
 
 pub(super) async fn run(prober: &NetProber, probe: &TcpProbe) -> Finding {
     let address = &probe.address;

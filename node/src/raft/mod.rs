@@ -13,8 +13,10 @@
 
 pub mod bootstrap;
 pub mod checkpoint;
+mod gate;
 pub mod identity;
 pub mod keeper;
+mod leadership;
 mod log_store;
 mod network;
 mod snapshot;
@@ -34,21 +36,32 @@ use openraft::{
 };
 use openraft_rt_tokio::TokioRuntime;
 use spine_api::hub::Hub;
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 
 use self::{
     bootstrap::StartError,
     identity::Identity,
+    leadership::Told,
     log_store::RaftLog,
     network::NoPeers,
     state_machine::StateMachine,
     types::{Answer, Payload, SnapshotMeta, Types},
 };
-pub use self::{state_machine::Applied, types::Peer};
+pub use self::{
+    gate::{Gate, OpenGate, Refusal},
+    leadership::{Leader, TransferError},
+    state_machine::Applied,
+    types::Peer,
+};
 use crate::{
     metrics_sink::NodeMetrics,
+    peer::Links,
     storage::log::LogStore,
-    world::home::{Lodging, RaftHome},
+    world::{RaftHome, rng::Rng},
 };
 
 /// Raft's intervals, in milliseconds: a follower campaigns 450 to 600 ms after the last word of its leader, for
@@ -65,18 +78,27 @@ const MESSAGE_ENTRIES_MAX: u64 = 2048;
 pub struct Ground {
     /// Who this node is.
     pub identity: Identity,
-    /// How the others find it.
-    pub peer: Peer,
+    /// How often it was started, this time included.
+    pub boot_number: u64,
+    /// All voters, on the one node that founds the cluster. A log that was never used waits without it until a leader
+    /// sends it something; one that was used doesn't look at it.
+    pub founding: Option<BTreeMap<u64, Peer>>,
+    /// The ways to the others.
+    pub links: Arc<Links>,
+    /// Who of them is heard.
+    pub gate: Arc<dyn Gate>,
     /// The log.
     pub log: Arc<dyn LogStore>,
     /// The state that the log goes on from.
     pub applied: Applied,
     /// Where states are published.
     pub hub: Arc<Hub>,
-    /// Where Raft runs.
+    /// Where one may wait for a disk.
     pub home: RaftHome,
+    /// Where Raft runs.
+    pub runtime: Handle,
     /// What its random numbers begin with.
-    pub seed: u64,
+    pub rng: Arc<dyn Rng>,
     /// Who counts.
     pub metrics: Arc<dyn NodeMetrics>,
 }
@@ -87,7 +109,10 @@ pub struct Consensus {
     node: u64,
     applied: watch::Receiver<Applied>,
     checkpointed: watch::Sender<Option<SnapshotMeta>>,
-    lodging: tokio::sync::Mutex<Option<Lodging>>,
+    leader: watch::Receiver<Option<Leader>>,
+    told: Arc<Told>,
+    /// Ends when Raft has ended.
+    life: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
 impl fmt::Debug for Consensus {
@@ -150,60 +175,55 @@ pub struct RaftStatus {
 impl Consensus {
     /// Starts Raft and gives back the state as of what the log was known to have committed.
     ///
-    /// A log that was never used gets this node as its one voter; a single voter campaigns at once.
+    /// A single voter campaigns at once.
     pub async fn start(ground: Ground) -> Result<Arc<Self>, StartError> {
         let Ground {
             identity,
-            peer,
+            founding,
+            gate,
             log,
             applied,
             hub,
             home,
-            seed,
+            runtime,
+            rng,
             metrics,
+            boot_number: _,
+            links: _,
         } = ground;
-        let name = peer.name.clone();
         let meta = checkpoint::snapshot_meta(&applied);
-        let (checkpointed, told) = watch::channel(meta);
-        let (machine, apply_task) = state_machine::pair(applied, hub, told, metrics);
+        let (checkpointed, told_checkpoint) = watch::channel(meta);
+        let (machine, apply_task) = state_machine::pair(applied, hub, told_checkpoint, metrics);
         tokio::spawn(apply_task.run());
         let applied = machine.applied();
+        let told = Arc::new(Told::default());
+        let (tell_leader, leader) = watch::channel(None);
         let (tell_raft, raft) = oneshot::channel();
+        let log = RaftLog::new(log, home);
+        let follower_told = told.clone();
         let life = async move {
-            match found(identity.node, peer, RaftLog::new(log, home), machine).await {
+            match begin(identity.node, founding, gate.may_vote(), log, machine).await {
                 Ok(raft) => {
-                    let mut running = raft.metrics();
-                    let _ = tell_raft.send(Ok(raft));
-                    // openraft's tasks live as long as this future is polled, which on a thread of its own is what
-                    // keeps its runtime going.
-                    while running.borrow_watched().running_state.is_ok() {
-                        if running.changed().await.is_err() {
-                            break;
-                        }
-                    }
+                    let _ = tell_raft.send(Ok(raft.clone()));
+                    leadership::follow(raft, follower_told, tell_leader).await;
                 }
                 Err(error) => {
                     let _ = tell_raft.send(Err(error));
                 }
             }
         };
-        let life = DeterministicRng::<TokioRuntime>::scope(seed, life);
-        let lodging = home
-            .begin(&name, Box::pin(life))
-            .map_err(|source| StartError::Io {
-                what: "starting Raft's thread",
-                source,
-            })?;
+        let life = runtime.spawn(DeterministicRng::<TokioRuntime>::scope(rng.bits(), life));
         let raft = raft
             .await
             .map_err(|_| StartError::Raft("it panicked".to_owned()))??;
-        let lodging = tokio::sync::Mutex::new(Some(lodging));
         Ok(Arc::new(Self {
             raft,
             node: identity.node,
             applied,
             checkpointed,
-            lodging,
+            leader,
+            told,
+            life: tokio::sync::Mutex::new(Some(life)),
         }))
     }
 
@@ -284,15 +304,6 @@ impl Consensus {
             .unwrap_or(0)
     }
 
-    /// Waits until this node leads, by what it knows.
-    pub async fn until_leading(&self) -> Result<(), ProposeError> {
-        let mut metrics = self.raft.server_metrics();
-        while metrics.borrow_watched().state != ServerState::Leader {
-            metrics.changed().await.map_err(|_| ProposeError::Ended)?;
-        }
-        Ok(())
-    }
-
     /// Waits until Raft has ended, and says why.
     pub async fn ended(&self) -> String {
         let mut metrics = self.raft.metrics();
@@ -339,8 +350,10 @@ impl Consensus {
     /// Ends Raft. What was proposed and isn't answered stays without an answer.
     pub async fn stop(&self) {
         let _ = self.raft.shutdown().await;
-        if let Some(lodging) = self.lodging.lock().await.take() {
-            lodging.end().await;
+        if let Some(life) = self.life.lock().await.take() {
+            // It holds Raft, whose metrics never end while it does.
+            life.abort();
+            let _ = life.await;
         }
     }
 }
@@ -352,9 +365,10 @@ const CHECKPOINT_KNOWN_WITHIN: Duration = Duration::from_secs(10);
 const PURGED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Brings openraft up, on its own runtime.
-async fn found(
+async fn begin(
     node: u64,
-    peer: Peer,
+    founding: Option<BTreeMap<u64, Peer>>,
+    campaign: bool,
     log: RaftLog,
     machine: StateMachine,
 ) -> Result<Raft<Types, StateMachine>, StartError> {
@@ -363,6 +377,7 @@ async fn found(
     let raft = Raft::new(node, Arc::new(config), NoPeers, log, machine)
         .await
         .map_err(|error| failed(&error))?;
+    raft.runtime_config().elect(campaign);
     if raft.is_initialized().await.map_err(|error| failed(&error))? {
         let voters: Vec<_> = raft.voter_ids().collect();
         if voters == [node] {
@@ -374,7 +389,10 @@ async fn found(
         }
         return Ok(raft);
     }
-    match raft.initialize(BTreeMap::from([(node, peer)])).await {
+    let Some(founding) = founding else {
+        return Ok(raft);
+    };
+    match raft.initialize(founding).await {
         Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(raft),
         Err(error) => Err(failed(&error)),
     }

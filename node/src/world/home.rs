@@ -6,8 +6,7 @@
 
 use std::{io, thread};
 
-use futures::future::BoxFuture;
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
 /// Where openraft's tasks run, and what it needs done beside them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,48 +30,65 @@ impl RaftHome {
         }
     }
 
-    /// Begins to run `life`, which ends when Raft has ended.
+    /// Opens a place for Raft: its runtime begins to run, and runs until [`Lodging::end`].
     #[expect(
         clippy::disallowed_methods,
         reason = "Raft's own thread; `Lodging::end` joins it"
     )]
-    pub fn begin(self, name: &str, life: BoxFuture<'static, ()>) -> io::Result<Lodging> {
-        let (done, ended) = oneshot::channel();
-        let life = async move {
-            life.await;
-            let _ = done.send(());
-        };
-        let thread = match self {
+    pub fn open(self, name: &str) -> io::Result<Lodging> {
+        match self {
             Self::OwnThread => {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()?;
-                let body = move || runtime.block_on(life);
-                Some(thread::Builder::new().name(format!("raft-{name}")).spawn(body)?)
+                let handle = runtime.handle().clone();
+                let (leave, left) = oneshot::channel::<()>();
+                // A lodging that is dropped drops the sender, which ends the runtime as well.
+                let body = move || {
+                    let _ = runtime.block_on(left);
+                };
+                let thread = thread::Builder::new().name(format!("raft-{name}")).spawn(body)?;
+                Ok(Lodging {
+                    home: self,
+                    handle,
+                    own: Some((leave, thread)),
+                })
             }
-            Self::Here => {
-                tokio::spawn(life);
-                None
-            }
-        };
-        Ok(Lodging { ended, thread })
+            Self::Here => Ok(Lodging {
+                home: self,
+                handle: Handle::current(),
+                own: None,
+            }),
+        }
     }
 }
 
-/// Raft's place while it runs.
+/// Raft's place while it runs: openraft, the port for peers and the ways to them.
 #[derive(Debug)]
 pub struct Lodging {
-    ended: oneshot::Receiver<()>,
-    thread: Option<thread::JoinHandle<()>>,
+    home: RaftHome,
+    handle: Handle,
+    /// Ends the thread, and the thread.
+    own: Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>,
 }
 
 impl Lodging {
-    /// Waits until it has ended, thread and all.
+    /// Which kind of place it is.
+    pub fn home(&self) -> RaftHome {
+        self.home
+    }
+
+    /// Where tasks that belong to Raft are spawned.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Ends the thread, and with it every task that is still there.
     pub async fn end(self) {
-        // An error means that it panicked, which the node has noticed as Raft's end.
-        let _ = self.ended.await;
-        if let Some(thread) = self.thread {
-            let _ = thread.join();
+        if let Some((leave, thread)) = self.own {
+            drop(leave);
+            // It has nothing to wait for but the task that it polls at this moment.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
 }

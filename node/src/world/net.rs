@@ -19,6 +19,9 @@ pub trait Net: Send + Sync + Debug {
 
     /// Connects to `address`, without delaying small writes.
     async fn connect(&self, address: SocketAddr) -> io::Result<Box<dyn Stream>>;
+
+    /// The addresses of `port` at `host`, a name or an IP address, in the order in which they are to be tried.
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 }
 
 /// A place where connections come in.
@@ -50,6 +53,23 @@ impl Net for OsNet {
         stream.set_nodelay(true)?;
         Ok(Box::new(stream))
     }
+
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = host.parse() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        Ok(tokio::net::lookup_host((host, port)).await?.collect())
+    }
+}
+
+/// Takes `HOST:PORT` apart; the brackets of an IPv6 address are no part of the host.
+pub fn host_and_port(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    Some((host, port.parse().ok()?))
 }
 
 #[derive(Debug)]

@@ -1,0 +1,40 @@
+//! What is asked of a peer before it is heard.
+//!
+//! Cluster and addressee are compared by the port itself. Who the sender is, and whether it runs on an old copy of its
+//! disk, is known to whoever keeps the boot numbers: that is a [`Gate`].
+
+use std::fmt::Debug;
+
+use spine_proto::internal::v1 as proto;
+
+/// Why a peer is not heard: what differs from what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+/// Judges peers, and this node itself.
+pub trait Gate: Send + Sync + Debug {
+    /// Whether the sender is known and its boot number not lower than the last one heard. Called for each call, and for
+    /// a stream when it begins. Must not wait.
+    fn admit(&self, header: &proto::Header) -> Result<(), Refusal>;
+
+    /// Whether this node may grant votes and campaign: a restarted member of several only once another has confirmed
+    /// that its disk is not an old one. When this becomes true, [`Consensus::let_campaign`] is to be called.
+    ///
+    /// [`Consensus::let_campaign`]: super::Consensus::let_campaign
+    fn may_vote(&self) -> bool;
+}
+
+/// Hears every node of the cluster, and votes: for a node that has no peers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenGate;
+
+impl Gate for OpenGate {
+    fn admit(&self, _: &proto::Header) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn may_vote(&self) -> bool {
+        true
+    }
+}

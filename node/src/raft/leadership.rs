@@ -1,0 +1,202 @@
+//! Who leads, as this node sees it, and what leader and followers tell each other beside the log.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use openraft::{Instant as _, ServerState, async_runtime::watch::WatchReceiver};
+use parking_lot::Mutex;
+use spine_core::Time;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use super::{
+    Consensus, ELECTION_TIMEOUT, HEARTBEAT_MS, ProposeError, state_machine::StateMachine, types::Types,
+};
+
+/// The node that leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leader {
+    /// Its node id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Where peers reach it.
+    pub peer_address: String,
+    /// The term that it leads.
+    pub term: u64,
+}
+
+/// What servers tell each other with entries and heartbeats, shared by the network, the port and the registry.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// This node's cluster time in milliseconds, while it leads.
+    present_ms: AtomicU64,
+    /// The greatest that was heard of a leader.
+    heard_ms: AtomicU64,
+    /// When a leader was heard last.
+    leader_heard: Mutex<Option<Instant>>,
+}
+
+impl Told {
+    /// The cluster time to send along.
+    pub(super) fn present(&self) -> u64 {
+        self.present_ms.load(Ordering::Relaxed)
+    }
+
+    /// A leader spoke, at its cluster time.
+    pub(super) fn hear_leader(&self, time_ms: u64) {
+        self.heard_ms.fetch_max(time_ms, Ordering::Relaxed);
+        *self.leader_heard.lock() = Some(Instant::now());
+    }
+
+    /// Whether a leader was heard within an election timeout.
+    fn hears_leader(&self) -> bool {
+        self.leader_heard
+            .lock()
+            .is_some_and(|heard| heard.elapsed() <= ELECTION_TIMEOUT)
+    }
+}
+
+/// Why leadership was not handed over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// This node doesn't lead.
+    #[error("this node does not lead")]
+    NotLeader,
+    /// No other voter answers.
+    #[error("no other voter answers")]
+    NoFollower,
+    /// Nobody took it in time.
+    #[error("{0} was asked to lead and did not in time")]
+    NotTaken(String),
+    /// Raft has ended.
+    #[error("raft has ended")]
+    Ended,
+}
+
+impl Consensus {
+    /// Who leads, as it changes; `None` while this node hears of nobody. A leader that was cut off or has died is not
+    /// named for longer than an election timeout.
+    pub fn leader(&self) -> watch::Receiver<Option<Leader>> {
+        self.leader.clone()
+    }
+
+    /// How long ago each voter acknowledged what this node sent as the leader; `None`: not since it leads. This node
+    /// itself is among them, always heard just now. Empty on any other node.
+    pub fn contacts(&self) -> BTreeMap<u64, Option<Duration>> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let Some(heartbeat) = metrics.heartbeat else {
+            return BTreeMap::new();
+        };
+        let voters = metrics.membership_config.voter_ids();
+        voters
+            .map(|id| {
+                let heard = heartbeat.get(&id).copied().flatten();
+                let ago = heard.map(|heard| heard.elapsed());
+                let ago = if id == self.node {
+                    Some(Duration::ZERO)
+                } else {
+                    ago
+                };
+                (id, ago)
+            })
+            .collect()
+    }
+
+    /// The greatest cluster time that was heard of a leader: no later leader's clock may start lower.
+    pub fn heard_time(&self) -> Time {
+        Time(self.told.heard_ms.load(Ordering::Relaxed))
+    }
+
+    /// The leader's cluster time, sent along with entries and heartbeats from now on.
+    pub fn tell_time(&self, time: Time) {
+        self.told.present_ms.store(time.0, Ordering::Relaxed);
+    }
+
+    /// From now on this node campaigns when it hears of no leader: [`Gate::may_vote`](super::Gate::may_vote) has become
+    /// true.
+    pub fn let_campaign(&self) {
+        self.raft.runtime_config().elect(true);
+    }
+
+    /// Hands leadership to the voter whose log has come furthest, and waits until it leads.
+    pub async fn transfer(&self, within: Duration) -> Result<Leader, TransferError> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let Some(replication) = metrics.replication else {
+            return Err(TransferError::NotLeader);
+        };
+        let members = metrics.membership_config.clone();
+        let contacts = self.contacts();
+        let answers = |id: &u64| {
+            let ago = contacts.get(id).copied().flatten();
+            *id != self.node && ago.is_some_and(|ago| ago <= ELECTION_TIMEOUT)
+        };
+        let best = members
+            .voter_ids()
+            .filter(answers)
+            .max_by_key(|id| replication.get(id).copied().flatten())
+            .ok_or(TransferError::NoFollower)?;
+        let mut leader = self.leader();
+        self.raft
+            .trigger()
+            .transfer_leader(best)
+            .await
+            .map_err(|_| TransferError::Ended)?;
+        let another = |leader: &Option<Leader>| leader.as_ref().is_some_and(|leader| leader.id != self.node);
+        match timeout(within, leader.wait_for(another)).await {
+            Ok(Ok(leader)) => leader.clone().ok_or(TransferError::Ended),
+            Ok(Err(_)) => Err(TransferError::Ended),
+            Err(_) => {
+                let name = members.get_node(&best).map(|peer| peer.name.clone());
+                Err(TransferError::NotTaken(name.unwrap_or_default()))
+            }
+        }
+    }
+
+    /// Waits until this node leads, by what it knows.
+    pub async fn until_leading(&self) -> Result<(), ProposeError> {
+        let mut metrics = self.raft.server_metrics();
+        while metrics.borrow_watched().state != ServerState::Leader {
+            metrics.changed().await.map_err(|_| ProposeError::Ended)?;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps `tell` up to date until Raft ends. It looks at each change, and once for each heartbeat, since silence is no
+/// change.
+pub(super) async fn follow(
+    raft: openraft::Raft<Types, StateMachine>,
+    told: std::sync::Arc<Told>,
+    tell: watch::Sender<Option<Leader>>,
+) {
+    let mut metrics = raft.server_metrics();
+    loop {
+        // A clone: a borrow would hold openraft up.
+        let seen = metrics.borrow_watched().clone();
+        let heard = |id: &u64| *id == seen.id || told.hears_leader();
+        let leader = seen.current_leader.filter(heard).and_then(|id| {
+            let peer = seen.membership_config.membership().get_node(&id)?;
+            Some(Leader {
+                id,
+                name: peer.name.clone(),
+                peer_address: peer.address.clone(),
+                term: seen.vote.leader_id.term,
+            })
+        });
+        tell.send_if_modified(|known| {
+            let changed = *known != leader;
+            *known = leader;
+            changed
+        });
+        match timeout(Duration::from_millis(HEARTBEAT_MS), metrics.changed()).await {
+            Ok(Err(_)) => return,
+            Ok(Ok(())) | Err(_) => {}
+        }
+    }
+}
