@@ -4,8 +4,6 @@
 //! another node or after a lost answer, is not applied again: it gets the outcome of the first time. Outcomes are
 //! dropped once the client says that it has them.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,13 +16,11 @@ use crate::{
     tree::Stamped,
 };
 
-/// A session's memory.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// A session, but for the outcomes that it remembers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// The client has the answers up to and with this one.
     pub answered_up_to: u64,
-    /// The outcomes of later requests, by sequence number.
-    pub outcomes: BTreeMap<u64, Applied>,
 }
 
 impl Stamped for Session {
@@ -33,10 +29,21 @@ impl Stamped for Session {
     }
 }
 
+impl Stamped for Applied {
+    fn index(&self) -> Index {
+        Index(0)
+    }
+}
+
 /// All request sessions.
+///
+/// Outcomes are rows of their own: a server that forwards its clients' requests keeps a thousand of them in one
+/// session, and each request writes one.
 #[derive(Clone, Debug, Default)]
 pub struct Sessions {
     pub(crate) rows: Table<SessionId, Session>,
+    /// Of requests past `answered_up_to`, by sequence number.
+    pub(crate) outcomes: Table<(SessionId, u64), Applied>,
 }
 
 impl Sessions {
@@ -64,12 +71,13 @@ impl Sessions {
                 sequence: request.sequence,
             });
         }
-        if let Some(applied) = session.outcomes.get(&request.sequence) {
+        if let Some(applied) = self.outcomes.get(&(request.session, request.sequence)) {
             return Ok(Some(applied.clone()));
         }
         // Those that stay: an acknowledgement makes room only where it covers an outcome that is kept.
-        let unanswered = session.outcomes.range(request.answered().saturating_add(1)..);
-        if unanswered.count() >= limits::SESSION_OUTCOMES_MAX {
+        let unanswered =
+            (request.session, request.answered().saturating_add(1))..=(request.session, u64::MAX);
+        if self.outcomes.count(unanswered) >= limits::SESSION_OUTCOMES_MAX {
             return Err(Rejection::too_many(
                 "unanswered requests in a session",
                 limits::SESSION_OUTCOMES_MAX,
@@ -80,21 +88,38 @@ impl Sessions {
 
     /// Remembers what became of a request that [`Sessions::recall`] let pass, and forgets what the client has.
     pub(crate) fn remember(&mut self, request: &RequestId, applied: &Applied) {
-        let Some(mut session) = self.rows.get(&request.session).cloned() else {
+        let Some(session) = self.rows.get(&request.session).copied() else {
             return;
         };
-        session.answered_up_to = session.answered_up_to.max(request.answered());
-        session.outcomes = session
-            .outcomes
-            .split_off(&session.answered_up_to.saturating_add(1));
-        if let Some(brief) = brief(applied) {
-            session.outcomes.insert(request.sequence, brief);
+        let answered_up_to = session.answered_up_to.max(request.answered());
+        if answered_up_to > session.answered_up_to {
+            self.rows.put(request.session, Session { answered_up_to });
+            self.forget(request.session, answered_up_to);
         }
-        self.rows.put(request.session, session);
+        if let Some(brief) = brief(applied) {
+            self.outcomes.put((request.session, request.sequence), brief);
+        }
     }
 
     pub(crate) fn close(&mut self, id: SessionId) {
         self.rows.remove(&id);
+        self.forget(id, u64::MAX);
+    }
+
+    fn forget(&mut self, id: SessionId, up_to: u64) {
+        let known = self.outcomes.range((id, 0)..=(id, up_to));
+        let known: Vec<_> = known.map(|(key, _)| *key).collect();
+        for key in known {
+            self.outcomes.remove(&key);
+        }
+    }
+
+    pub(crate) fn digest(&self) -> u128 {
+        self.rows.digest().wrapping_add(self.outcomes.digest())
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.rows.bytes() + self.outcomes.bytes()
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     id::{CheckKey, Index, InstanceKey, Key, LeaseId, NodeName, Revision, SessionId},
     kv::{KvRow, Version},
     lease::Lease,
+    outcome::Applied,
     time::Time,
 };
 
@@ -56,6 +57,7 @@ enum Kind {
     Touched,
     TopicGraves,
     Events,
+    SessionOutcomes,
 }
 
 fn row<K: Serialize, V: Serialize>(kind: Kind) -> impl Fn((&K, &V)) -> Vec<u8> {
@@ -76,7 +78,7 @@ impl State {
             self.leases.rows.digest(),
             self.heartbeats.digest(),
             self.deadlines.rows.digest(),
-            self.sessions.rows.digest(),
+            self.sessions.digest(),
             self.members.digest(),
             self.ca_roots.digest(),
             self.touched.live.digest(),
@@ -93,7 +95,7 @@ impl State {
             + self.leases.rows.bytes()
             + self.heartbeats.bytes()
             + self.deadlines.rows.bytes()
-            + self.sessions.rows.bytes()
+            + self.sessions.bytes()
             + self.members.bytes()
             + self.ca_roots.bytes()
             + self.touched.live.bytes()
@@ -128,6 +130,7 @@ impl State {
             .chain(self.heartbeats.iter().map(row(Kind::Heartbeats)))
             .chain(self.deadlines.rows.iter().map(row(Kind::Deadlines)))
             .chain(self.sessions.rows.iter().map(row(Kind::Sessions)))
+            .chain(self.sessions.outcomes.iter().map(row(Kind::SessionOutcomes)))
             .chain(self.members.iter().map(row(Kind::Members)))
             .chain(self.ca_roots.iter().map(row(Kind::CaRoots)))
             .chain(self.touched.live.iter().map(row(Kind::Touched)))
@@ -189,6 +192,10 @@ impl State {
             Kind::Sessions => {
                 let (key, value): (SessionId, Session) = pair(body)?;
                 self.sessions.rows.put(key, value);
+            }
+            Kind::SessionOutcomes => {
+                let (key, value): ((SessionId, u64), Applied) = pair(body)?;
+                self.sessions.outcomes.put(key, value);
             }
             Kind::Members => {
                 let (key, value): (NodeName, Arc<Member>) = pair(body)?;
