@@ -1,9 +1,11 @@
 //! What the tests of more than one crate share.
 //!
-//! [`spine_process`] runs the binary, [`namespace`] seals a test off, [`compat`] installs programs of others,
+//! [`spine_process`] runs the binary, [`cluster`] three of them, [`namespace`] seals a test off, [`compat`] installs programs
+//! of others,
 //! [`tutorial`] reads the two texts that must run as they are printed; [`wait`] and [`http`] are their tools.
 //! [`disk`] is a disk in memory whose power fails, [`ext4`] a real one; [`crash`] knows what must be there afterwards.
 
+pub mod cluster;
 pub mod compat;
 pub mod crash;
 pub mod disk;
