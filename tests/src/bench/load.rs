@@ -26,6 +26,11 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
+    pub(crate) fn new(seconds: f64, mut latencies: Vec<Duration>) -> Self {
+        latencies.sort_unstable();
+        Self { seconds, latencies }
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52 calls")]
     pub(crate) fn count(&self) -> f64 {
         self.latencies.len() as f64
@@ -161,9 +166,5 @@ where
     while let Some(done) = tasks.join_next().await {
         latencies.append(&mut done??);
     }
-    latencies.sort_unstable();
-    Ok(Figures {
-        seconds: began.elapsed().as_secs_f64(),
-        latencies,
-    })
+    Ok(Figures::new(began.elapsed().as_secs_f64(), latencies))
 }

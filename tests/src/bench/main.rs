@@ -1,11 +1,13 @@
 //! `cargo x bench`: what a node costs and how long it takes, measured from outside on the real binary.
 //!
 //! Each figure is the median of several runs, with the least and the greatest. It judges nothing: machines differ,
-//! and a figure is worth something beside another from the same run.
+//! and a figure is worth something beside another from the same run. `--puts` measures puts to three servers instead,
+//! by ever more clients.
 
 #![expect(clippy::print_stdout, reason = "its figures are its output")]
 
 mod load;
+mod puts;
 mod server;
 mod table;
 
@@ -60,24 +62,35 @@ impl Plan {
     };
 }
 
-#[tokio::main]
-async fn main() -> Done {
-    let plan = match std::env::args().nth(1).as_deref() {
-        None => Plan::WHOLE,
-        Some("--quick") => Plan::QUICK,
-        Some("--smoke") => Plan::SMOKE,
-        Some(other) => return Err(format!("{other:?} is neither --quick nor --smoke").into()),
+fn main() -> Done {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let (puts, rest): (Vec<_>, Vec<_>) = arguments
+        .iter()
+        .map(String::as_str)
+        .partition(|it| *it == "--puts");
+    let (plan, cell) = match rest[..] {
+        [] => (Plan::WHOLE, puts::Cell::WHOLE),
+        ["--quick"] => (Plan::QUICK, puts::Cell::QUICK),
+        ["--smoke"] => (Plan::SMOKE, puts::Cell::SMOKE),
+        _ => return Err(format!("{rest:?} is neither --quick nor --smoke").into()),
     };
     let provider = rustls::crypto::ring::default_provider();
     provider
         .install_default()
         .map_err(|_| "a TLS provider is there already")?;
+    if !puts.is_empty() {
+        return puts::measure(&cell);
+    }
+    tokio::runtime::Runtime::new()?.block_on(measure_all(&plan))
+}
+
+async fn measure_all(plan: &Plan) -> Done {
     let binary =
         PathBuf::from(std::env::var_os("SPINE_BIN").ok_or("SPINE_BIN must name the binary to measure")?);
     let mut table = Table::default();
     for run in 1..=plan.runs {
         println!("run {run} of {}", plan.runs);
-        measure(&plan, &binary, &mut table).await?;
+        measure(plan, &binary, &mut table).await?;
     }
     println!(
         "\n{} keys of {} bytes by {} writers, {} instances with a heartbeat each {} s\n{table}",

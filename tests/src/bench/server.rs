@@ -80,7 +80,31 @@ impl Server {
 
     /// What it has used up to now.
     pub(crate) fn usage(&self) -> Done<Usage> {
+        Usage::of(self.child.id().ok_or("the node has ended")?)
+    }
+
+    /// Asks it to end, and waits for that.
+    pub(crate) async fn terminate(self) -> Done {
+        self.end(rustix::process::Signal::TERM).await
+    }
+
+    /// Ends it without asking.
+    pub(crate) async fn kill(self) -> Done {
+        self.end(rustix::process::Signal::KILL).await
+    }
+
+    async fn end(mut self, signal: rustix::process::Signal) -> Done {
         let id = self.child.id().ok_or("the node has ended")?;
+        let id = rustix::process::Pid::from_raw(i32::try_from(id)?).ok_or("no process id")?;
+        rustix::process::kill_process(id, signal)?;
+        tokio::time::timeout(STOPPED_WITHIN, self.child.wait()).await??;
+        Ok(())
+    }
+}
+
+impl Usage {
+    /// Of the process with this id.
+    pub(crate) fn of(id: u32) -> Done<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
         // The name in parentheses may hold anything; fields are counted behind it.
         let fields: Vec<_> = stat
@@ -102,28 +126,10 @@ impl Server {
         let ticks_per_second = rustix::param::clock_ticks_per_second();
         #[expect(clippy::cast_precision_loss, reason = "ticks of one process")]
         let cpu_seconds = ticks as f64 / ticks_per_second as f64;
-        Ok(Usage {
+        Ok(Self {
             cpu_seconds,
             rss_mib: kib / 1024.0,
         })
-    }
-
-    /// Asks it to end, and waits for that.
-    pub(crate) async fn terminate(self) -> Done {
-        self.end(rustix::process::Signal::TERM).await
-    }
-
-    /// Ends it without asking.
-    pub(crate) async fn kill(self) -> Done {
-        self.end(rustix::process::Signal::KILL).await
-    }
-
-    async fn end(mut self, signal: rustix::process::Signal) -> Done {
-        let id = self.child.id().ok_or("the node has ended")?;
-        let id = rustix::process::Pid::from_raw(i32::try_from(id)?).ok_or("no process id")?;
-        rustix::process::kill_process(id, signal)?;
-        tokio::time::timeout(STOPPED_WITHIN, self.child.wait()).await??;
-        Ok(())
     }
 }
 

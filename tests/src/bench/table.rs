@@ -5,12 +5,13 @@ use std::fmt;
 /// Rows in the order in which they were first measured.
 #[derive(Default)]
 pub(crate) struct Table {
-    rows: Vec<(&'static str, Vec<f64>)>,
+    rows: Vec<(String, Vec<f64>)>,
 }
 
 impl Table {
     /// One run's figure.
-    pub(crate) fn add(&mut self, name: &'static str, figure: f64) {
+    pub(crate) fn add(&mut self, name: impl Into<String>, figure: f64) {
+        let name = name.into();
         println!("  {name}: {}", short(figure));
         match self.rows.iter_mut().find(|(row, _)| *row == name) {
             Some((_, figures)) => figures.push(figure),
