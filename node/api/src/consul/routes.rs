@@ -215,7 +215,7 @@ async fn read_body(mut body: Body, limit: usize, asks: bool) -> Result<Bytes, Fa
         limit: limit as u64,
     };
     let said = body.size_hint().exact().unwrap_or(0);
-    if said > limit as u64 && (asks || said > (limit * DRAINED_TIMES) as u64) {
+    if said > limit as u64 && (asks || said > (limit * limits::BODY_DRAINED_TIMES) as u64) {
         return Err(too_large(said));
     }
     let mut kept = BytesMut::new();
@@ -232,7 +232,7 @@ async fn read_body(mut body: Body, limit: usize, asks: bool) -> Result<Bytes, Fa
         size += data.len();
         if size <= limit {
             kept.extend_from_slice(&data);
-        } else if size > limit * DRAINED_TIMES {
+        } else if size > limit * limits::BODY_DRAINED_TIMES {
             break;
         }
     }
@@ -241,9 +241,6 @@ async fn read_body(mut body: Body, limit: usize, asks: bool) -> Result<Bytes, Fa
     }
     Ok(kept.freeze())
 }
-
-/// Up to so many times the bound a body is read to its end.
-const DRAINED_TIMES: usize = 8;
 
 async fn to_ui(_call: Call) -> Handled {
     let ui = HeaderValue::from_static("/ui/");

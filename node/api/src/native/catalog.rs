@@ -5,10 +5,10 @@ use spine_proto::v1::{self, catalog_server::Catalog};
 use tonic::{Request, Response, Status};
 
 use super::{Door, consistency, decode, encode, misfit, page, reply};
-use crate::registry::{Context, Error};
-
-/// Targets of one answer: far more than a client can balance over, and below what a message may hold.
-const TARGETS_MAX: usize = 10_000;
+use crate::{
+    limits,
+    registry::{Context, Error},
+};
 
 #[tonic::async_trait]
 impl Catalog for Door {
@@ -201,7 +201,7 @@ async fn resolve(
     let targets = endpoints.iter().filter(|endpoint| endpoint.status() <= worst);
     Ok(v1::ResolveResponse {
         header: Some(header),
-        targets: targets.take(TARGETS_MAX).map(encode::target).collect(),
+        targets: targets.take(limits::TARGETS_MAX).map(encode::target).collect(),
         registered,
     })
 }

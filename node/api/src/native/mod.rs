@@ -44,7 +44,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             deadline: limits::REQUEST_DEADLINE,
-            deadline_max: Duration::from_mins(1),
+            deadline_max: limits::REQUEST_DEADLINE_MAX,
             default_service_ttl: None,
             version: env!("CARGO_PKG_VERSION").into(),
         }
@@ -69,8 +69,8 @@ pub fn services(registry: Arc<dyn Registry>, settings: Settings) -> Routes {
         .add_service(bounded!(v1::health_server::HealthServer<Door>))
         .add_service(bounded!(v1::members_server::MembersServer<Door>))
         .add_service(bounded!(v1::watch_server::WatchServer<Door>))
-        .add_service(readiness::service(door))
-        .add_service(reflection());
+        .add_service(readiness::service(door).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX))
+        .add_service(reflection().max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX));
     routes.routes()
 }
 

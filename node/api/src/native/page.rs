@@ -2,17 +2,14 @@
 
 use prost::Message;
 
-/// Rows of a page.
-pub(super) const ROWS_MAX: usize = 1_000;
-/// Bytes of a page, but for a single row that is larger; also of a watch's message.
-pub(super) const BYTES_MAX: usize = 1 << 20;
+use crate::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 
 /// How many rows are wanted.
 pub(super) fn limit(wire: u32) -> usize {
     if wire == 0 {
-        ROWS_MAX
+        PAGE_ROWS_MAX
     } else {
-        (wire as usize).min(ROWS_MAX)
+        (wire as usize).min(PAGE_ROWS_MAX)
     }
 }
 
@@ -22,7 +19,7 @@ pub(super) fn cut<T: Message>(rows: impl Iterator<Item = T>, limit: usize) -> (V
     let mut bytes = 0;
     for row in rows {
         bytes += row.encoded_len();
-        if page.len() == limit || (bytes > BYTES_MAX && !page.is_empty()) {
+        if page.len() == limit || (bytes > PAGE_BYTES_MAX && !page.is_empty()) {
             return (page, true);
         }
         page.push(row);

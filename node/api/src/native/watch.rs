@@ -8,17 +8,15 @@ use spine_core::{Event, Index, Interest, Rejection};
 use spine_proto::v1::{self, watch_server::Watch};
 use tonic::{Request, Response, Status};
 
-use super::{Door, decode, encode, page, status};
+use super::{Door, decode, encode, status};
 use crate::{
+    limits,
     read::Read,
     registry::{Context, Error, Registry},
 };
 
-/// Topics of one stream.
-const TOPICS_MAX: usize = 64;
+/// The time between two signs that nothing has happened, unless the client names one.
 const PROGRESS_DEFAULT: Duration = Duration::from_secs(10);
-const PROGRESS_MIN: Duration = Duration::from_millis(100);
-const PROGRESS_MAX: Duration = Duration::from_mins(10);
 
 #[tonic::async_trait]
 impl Watch for Door {
@@ -59,10 +57,10 @@ async fn tell(teller: Option<Teller>) -> Option<(Result<v1::WatchResponse, Statu
 
 impl Teller {
     async fn begin(door: &Door, cx: &Context, request: v1::WatchRequest) -> Result<Self, Error> {
-        if request.topics.len() > TOPICS_MAX {
+        if request.topics.len() > limits::WATCH_TOPICS_MAX {
             return Err(Rejection::TooMany {
                 what: "topics".into(),
-                limit: TOPICS_MAX as u64,
+                limit: limits::WATCH_TOPICS_MAX as u64,
             }
             .into());
         }
@@ -76,7 +74,9 @@ impl Teller {
         }
         let idle = match request.progress_interval_ms {
             0 => PROGRESS_DEFAULT,
-            asked => Duration::from_millis(asked).clamp(PROGRESS_MIN, PROGRESS_MAX),
+            asked => {
+                Duration::from_millis(asked).clamp(limits::WATCH_PROGRESS_MIN, limits::WATCH_PROGRESS_MAX)
+            }
         };
         let place = match request.from_index {
             Some(index) => Index(index),
@@ -123,7 +123,7 @@ impl Teller {
         while let Some(event) = self.pending.last() {
             let encoded = encode::event(event, self.with_before);
             bytes += encoded.encoded_len();
-            if bytes > page::BYTES_MAX && !events.is_empty() {
+            if bytes > limits::PAGE_BYTES_MAX && !events.is_empty() {
                 break;
             }
             events.push(encoded);

@@ -4,14 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use spine_core::{Endpoint, Index, NodeName, Status};
 
-/// Services on one page. A registry with more is searched.
-const SERVICES_MAX: usize = 500;
-/// Instances shown of one service, the least healthy first.
-const INSTANCES_MAX: usize = 50;
-/// Instances on one page, all services together.
-const PAGE_INSTANCES_MAX: usize = 5_000;
-/// Bytes of a check's output on the page; all of it is in the API.
-const OUTPUT_BYTES_MAX: usize = 300;
+use crate::limits;
 
 /// The page's content.
 #[derive(Debug, PartialEq)]
@@ -92,12 +85,12 @@ impl Overview {
         let wanted = search.to_lowercase();
         by_service.retain(|name, _| name.to_lowercase().contains(&wanted));
         let tally = Tally::of(by_service.values().flatten().map(|endpoint| endpoint.status()));
-        let mut room = PAGE_INSTANCES_MAX;
+        let mut room = limits::UI_INSTANCES_MAX;
         let services = by_service
             .iter()
-            .take(SERVICES_MAX)
+            .take(limits::UI_SERVICES_MAX)
             .map(|(name, endpoints)| {
-                let service = Service::new(name, endpoints, room.min(INSTANCES_MAX));
+                let service = Service::new(name, endpoints, room.min(limits::UI_SERVICE_INSTANCES_MAX));
                 room -= service.instances.len();
                 service
             })
@@ -215,7 +208,7 @@ impl Instance {
 impl Check {
     fn new(check: &spine_core::Check) -> Self {
         let output = check.output.trim();
-        let end = output.floor_char_boundary(OUTPUT_BYTES_MAX);
+        let end = output.floor_char_boundary(limits::UI_OUTPUT_BYTES_MAX);
         let cut = if end < output.len() { "…" } else { "" };
         Self {
             name: check.definition.name.clone(),

@@ -69,7 +69,7 @@ struct Told {
 }
 
 impl Scripted {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let name = NodeName::parse("n1").unwrap();
         let local = Local::new(name.clone());
         let up = Command::MemberUp(Member {

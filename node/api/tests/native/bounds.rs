@@ -1,0 +1,282 @@
+//! The bounds of the native API, each gone past by a client.
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Message;
+use spine_api::{limits, native};
+use spine_core::limits::VALUE_BYTES_MAX;
+use spine_proto::v1::{
+    self, catalog_client::CatalogClient, event::Change, kv_client::KvClient, topic::Topic,
+    watch_client::WatchClient,
+};
+use tokio::time::Instant;
+use tonic::{Code, Request, Status, client::Grpc, service::Routes};
+use tonic_prost::ProstCodec;
+
+use crate::served::{Scripted, Served, photo, prefix, put};
+
+/// The API without a connection: where time stands still nobody waits for a socket.
+async fn served_here() -> (Arc<Scripted>, Routes) {
+    let registry = Arc::new(Scripted::new().await);
+    let routes = native::services(registry.clone(), native::Settings::default());
+    (registry, routes)
+}
+
+/// A put whose message has so many bytes.
+fn put_of(bytes: usize) -> v1::PutRequest {
+    let mut request = put("k", "");
+    request.value = vec![0; bytes].into();
+    while request.encoded_len() > bytes {
+        request.value.truncate(request.value.len() - 1);
+    }
+    request
+}
+
+/// Calls a method with a message that is none of its own; its size is looked at first.
+async fn call(served: &Served, method: &'static str, message: v1::PutRequest) -> Result<(), Status> {
+    let mut grpc = Grpc::new(served.channel.clone());
+    grpc.ready().await.unwrap();
+    let codec = ProstCodec::<v1::PutRequest, v1::PutResponse>::default();
+    let path = http::uri::PathAndQuery::from_static(method);
+    grpc.unary(Request::new(message), path, codec).await.map(drop)
+}
+
+#[tokio::test]
+async fn no_service_takes_a_message_above_the_bound() {
+    let served = Served::start().await;
+    for method in [
+        "/spine.v1.KV/Put",
+        "/spine.v1.Catalog/Register",
+        "/spine.v1.Health/UpdateCheck",
+        "/spine.v1.Members/ListMembers",
+        "/spine.v1.Watch/Watch",
+        "/grpc.health.v1.Health/Check",
+    ] {
+        let too_large = call(&served, method, put_of(limits::GRPC_MESSAGE_BYTES_MAX + 1)).await;
+        let status = too_large.unwrap_err();
+        assert_eq!(status.code(), Code::OutOfRange, "{method}: {status}");
+        let said = "found 2097153 bytes, the limit is: 2097152 bytes";
+        assert!(status.message().ends_with(said), "{method}: {status}");
+        let largest = call(&served, method, put_of(limits::GRPC_MESSAGE_BYTES_MAX)).await;
+        assert!(
+            !matches!(&largest, Err(status) if status.code() == Code::OutOfRange),
+            "{method}: {largest:?}"
+        );
+    }
+    // What is within the bound is read, and judged by the rules.
+    let status = call(
+        &served,
+        "/spine.v1.KV/Put",
+        put_of(limits::GRPC_MESSAGE_BYTES_MAX),
+    )
+    .await;
+    let status = status.unwrap_err();
+    assert_eq!(
+        status.metadata().get("spine-code").unwrap(),
+        "too_large",
+        "{status}"
+    );
+    let mut largest = put("k", "");
+    largest.value = vec![0; VALUE_BYTES_MAX].into();
+    served.kv().put(largest).await.unwrap();
+}
+
+/// Reflection ends its stream where it can't read a message, and says nothing.
+#[tokio::test]
+async fn reflection_takes_no_message_above_the_bound() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest,
+    };
+    let served = Served::start().await;
+    let mut reflection = ServerReflectionClient::new(served.channel.clone());
+    for (bytes, is_read) in [
+        (limits::GRPC_MESSAGE_BYTES_MAX / 2, true),
+        (limits::GRPC_MESSAGE_BYTES_MAX, false),
+    ] {
+        let request = ServerReflectionRequest {
+            host: "x".repeat(bytes),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let answers = reflection
+            .server_reflection_info(futures::stream::iter([request]))
+            .await;
+        let answer = answers.unwrap().into_inner().message().await.unwrap();
+        assert_eq!(answer.is_some(), is_read, "{bytes}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_is_given_so_much_time() {
+    let (registry, routes) = served_here().await;
+    let budget = async |timeout: Option<Duration>| {
+        let mut request = Request::new(put("a", "1"));
+        if let Some(timeout) = timeout {
+            request.set_timeout(timeout);
+        }
+        KvClient::new(routes.clone()).put(request).await.unwrap();
+        registry.last_call().0
+    };
+    assert_eq!(budget(None).await, limits::REQUEST_DEADLINE);
+    // A tenth of a second is left for the answer.
+    let longest = limits::REQUEST_DEADLINE_MAX;
+    let answered = longest.saturating_sub(Duration::from_millis(100));
+    for asked in [longest, longest + Duration::from_secs(1), 1_000 * longest] {
+        assert_eq!(budget(Some(asked)).await, answered, "{asked:?}");
+    }
+    let shorter = longest / 2;
+    assert!(budget(Some(shorter)).await < shorter);
+}
+
+#[tokio::test]
+async fn a_page_has_so_many_rows() {
+    let (registry, routes) = served_here().await;
+    for n in 0..=limits::PAGE_ROWS_MAX {
+        let key: &'static str = format!("k{n:05}").leak();
+        registry.put_here(key, "1".into()).await;
+    }
+    let mut kv = KvClient::new(routes);
+    for limit in [0, 1_000_000] {
+        let request = v1::ListRequest {
+            range: Some(prefix("k")),
+            limit,
+            ..v1::ListRequest::default()
+        };
+        let page = kv.list(request).await.unwrap().into_inner();
+        assert_eq!(page.kvs.len(), limits::PAGE_ROWS_MAX);
+        assert_eq!(page.next.unwrap(), format!("k{:05}", limits::PAGE_ROWS_MAX));
+    }
+}
+
+/// Bytes of messages, and what one more would make of them.
+fn fills(rows: &[impl Message], bytes_max: usize) -> bool {
+    let bytes: usize = rows.iter().map(Message::encoded_len).sum();
+    let more = bytes + rows.first().unwrap().encoded_len();
+    (bytes..more).contains(&bytes_max)
+}
+
+#[tokio::test]
+async fn a_page_and_a_message_of_a_watch_have_so_many_bytes() {
+    let (registry, routes) = served_here().await;
+    // All of the same size, and fewer than a page has rows.
+    for n in 0..100 {
+        let key: &'static str = format!("k{n:05}").leak();
+        registry
+            .put_here(key, "x".repeat(limits::PAGE_BYTES_MAX / 60))
+            .await;
+    }
+    let request = v1::ListRequest {
+        range: Some(prefix("k")),
+        ..v1::ListRequest::default()
+    };
+    let page = KvClient::new(routes.clone())
+        .list(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(
+        page.next.is_some() && fills(&page.kvs, limits::PAGE_BYTES_MAX),
+        "{}",
+        page.kvs.len()
+    );
+
+    let mut told = watch(routes, everything(1), 0).await.unwrap();
+    told.message().await.unwrap().unwrap();
+    let message = told.message().await.unwrap().unwrap();
+    let keys: Vec<_> = message
+        .events
+        .into_iter()
+        .filter(|event| matches!(event.change, Some(Change::Key(_))))
+        .collect();
+    assert!(
+        keys.len() < 100 && fills(&keys, limits::PAGE_BYTES_MAX),
+        "{}",
+        keys.len()
+    );
+}
+
+fn everything(topics: usize) -> Vec<v1::Topic> {
+    let everything = v1::Topic {
+        topic: Some(Topic::Everything(v1::Everything {})),
+    };
+    vec![everything; topics]
+}
+
+/// A watch from the beginning.
+async fn watch(
+    routes: Routes,
+    topics: Vec<v1::Topic>,
+    progress_interval_ms: u64,
+) -> Result<tonic::Streaming<v1::WatchResponse>, Status> {
+    let request = v1::WatchRequest {
+        topics,
+        from_index: Some(0),
+        progress_interval_ms,
+        ..v1::WatchRequest::default()
+    };
+    let answer = WatchClient::new(routes).watch(request).await;
+    answer.map(tonic::Response::into_inner)
+}
+
+#[tokio::test]
+async fn a_watch_has_so_many_topics() {
+    let (_, routes) = served_here().await;
+    let most = watch(routes.clone(), everything(limits::WATCH_TOPICS_MAX), 0).await;
+    assert!(most.is_ok());
+    let refused = watch(routes, everything(limits::WATCH_TOPICS_MAX + 1), 0)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.metadata().get("spine-code").unwrap(), "too_many");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_says_neither_too_often_nor_too_seldom_that_nothing_happens() {
+    for (asked, bound) in [
+        (1, limits::WATCH_PROGRESS_MIN),
+        (u64::MAX, limits::WATCH_PROGRESS_MAX),
+    ] {
+        let (_, routes) = served_here().await;
+        let nothing = v1::Topic {
+            topic: Some(Topic::Keys(prefix("none"))),
+        };
+        let mut told = watch(routes, vec![nothing], asked).await.unwrap();
+        told.message().await.unwrap().unwrap();
+        for _ in 0..3 {
+            let began = Instant::now();
+            let progress = told.message().await.unwrap().unwrap();
+            assert!(progress.events.is_empty());
+            assert_eq!(began.elapsed(), bound);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_is_refused_where_too_many_wait() {
+    let (registry, routes) = served_here().await;
+    let hub = spine_api::Registry::hub(&*registry);
+    let parked: Vec<_> = (0..limits::WAITERS_MAX)
+        .map(|_| hub.enroll(&[spine_core::Topic::Nodes]).unwrap())
+        .collect();
+    let mut told = watch(routes, everything(1), 0).await.unwrap();
+    told.message().await.unwrap().unwrap();
+    let status = told.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert_eq!(status.metadata().get("spine-code").unwrap(), "overloaded");
+    drop(parked);
+}
+
+#[tokio::test]
+async fn a_service_resolves_to_so_many_targets() {
+    let (_, routes) = served_here().await;
+    let mut catalog = CatalogClient::new(routes);
+    for n in 0..=limits::TARGETS_MAX {
+        catalog.register(photo(&format!("p{n}"), "1", 1)).await.unwrap();
+    }
+    let request = v1::ResolveRequest {
+        service: "photo".into(),
+        ..v1::ResolveRequest::default()
+    };
+    let answer = catalog.resolve(request).await.unwrap().into_inner();
+    assert_eq!(answer.targets.len(), limits::TARGETS_MAX);
+}
