@@ -11,8 +11,12 @@
 
 pub mod clock;
 pub mod db;
+pub mod doctor;
 pub mod endpoint;
 pub mod fault;
+pub mod http;
 pub mod nemesis;
 pub mod net;
 pub mod schedule;
+pub mod sealed;
+pub mod sys;

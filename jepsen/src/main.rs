@@ -1,10 +1,15 @@
 //! `spine-jepsen`: the command line of the harness.
 
-#![expect(clippy::print_stderr, reason = "a program for people at a terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for people at a terminal"
+)]
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use spine_jepsen::{doctor, schedule::Kind, sealed};
 
 /// Break a cluster of real processes and check that it kept its promises
 #[derive(Debug, Parser)]
@@ -75,6 +80,24 @@ struct Matrix {
 
 fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
+    if let Command::Doctor = command {
+        return examine();
+    }
     eprintln!("not built yet: {command:?}");
     ExitCode::from(2)
+}
+
+/// Prints what works here; a failure unless all does.
+fn examine() -> ExitCode {
+    if let Err(error) = sealed::enter() {
+        eprintln!("spine-jepsen: {error}");
+        return ExitCode::FAILURE;
+    }
+    let findings = doctor::examine(&std::env::temp_dir());
+    print!("{findings}");
+    if findings.against(&Kind::ALL).is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -1,1 +1,0 @@
-//! The cluster under test: processes of the real binary, started, stopped and awaited.
