@@ -49,3 +49,5 @@ pub const PEER_CONNECTIONS_MAX: usize = 256;
 pub const PEER_STREAM_WINDOW: u32 = 8 << 20;
 /// The same for one connection.
 pub const PEER_CONNECTION_WINDOW: u32 = 16 << 20;
+/// Bytes of one message of a peer: an entry of the greatest size, or about a megabyte of smaller ones.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 5 << 20;

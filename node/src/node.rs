@@ -4,7 +4,8 @@
 //! Several nodes may run in one process; nothing here is global.
 
 use std::{
-    collections::BTreeMap, future::Future, panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration,
+    collections::BTreeMap, future::Future, net::SocketAddr, panic::AssertUnwindSafe, path::PathBuf,
+    sync::Arc, time::Duration,
 };
 
 use futures::FutureExt;
@@ -20,9 +21,9 @@ use tokio::{
 use crate::{
     limits::CHECKPOINT_ASKS_MAX,
     metrics_sink::NodeMetrics,
-    peer::Links,
+    peer::{Links, Port, Services},
     raft::{
-        Consensus, Ground, OpenGate, Peer,
+        Applied, Consensus, Ground, Leader, OpenGate, Peer, TransferError,
         bootstrap::{self, Opened, StartError},
         identity::Identity,
         keeper::Keeper,
@@ -40,6 +41,18 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 /// At a stop, the last checkpoint has so long to be written.
 const LAST_CHECKPOINT_WITHIN: Duration = Duration::from_mins(1);
 
+/// Another node takes so long at most to take over leadership that it is offered; usually a few milliseconds.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(1);
+
+/// What one node of several is told.
+#[derive(Clone, Debug)]
+pub struct PeerSettings {
+    /// Where it listens for the others.
+    pub listen: SocketAddr,
+    /// On the one that founds the cluster: all voters by node id, itself among them.
+    pub founders: Option<BTreeMap<u64, Peer>>,
+}
+
 /// What a node is told about itself.
 #[derive(Clone, Debug)]
 pub struct NodeSettings {
@@ -53,6 +66,8 @@ pub struct NodeSettings {
     pub host: Arc<str>,
     /// Its address for peers; empty when off.
     pub peer_address: Arc<str>,
+    /// Its part among several; `None`: it is a cluster of its own.
+    pub peers: Option<PeerSettings>,
     /// Its address for Consul's API; empty when off.
     pub http_address: Arc<str>,
     /// Its address for the native API; empty when off.
@@ -75,10 +90,23 @@ impl NodeSettings {
             data_dir,
             host: "127.0.0.1".into(),
             peer_address: "".into(),
+            peers: None,
             http_address: "".into(),
             grpc_address: "".into(),
             history_revisions: Self::HISTORY_REVISIONS,
             log: LogOptions::default(),
+        }
+    }
+
+    /// Who founds the cluster, if this node is to do it.
+    fn founders(&self, identity: &Identity) -> Option<BTreeMap<u64, Peer>> {
+        let this = || Peer {
+            name: self.name.to_string(),
+            address: self.peer_address.to_string(),
+        };
+        match &self.peers {
+            Some(peers) => peers.founders.clone(),
+            None => Some(BTreeMap::from([(identity.node, this())])),
         }
     }
 
@@ -101,6 +129,8 @@ impl NodeSettings {
 pub struct Node {
     registry: Arc<NodeRegistry>,
     consensus: Arc<Consensus>,
+    /// Where peers are answered, if there are any.
+    port: Option<Port>,
     lodging: Lodging,
     log: Arc<dyn LogStore>,
     identity: Identity,
@@ -149,14 +179,15 @@ impl Node {
                 what: "starting Raft's thread",
                 source,
             })?;
-        let this = Peer {
-            name: settings.name.to_string(),
-            address: settings.peer_address.to_string(),
+        let services = Services::default();
+        let port = match &settings.peers {
+            Some(peers) => Some(answer_peers(peers.listen, &services, &world, &lodging).await?),
+            None => None,
         };
         let consensus = Consensus::start(Ground {
             identity,
             boot_number,
-            founding: Some(BTreeMap::from([(identity.node, this)])),
+            founding: settings.founders(&identity),
             links: Arc::new(Links::new(world.net.clone())),
             gate: Arc::new(OpenGate),
             log: log.clone(),
@@ -168,6 +199,7 @@ impl Node {
             metrics: metrics.clone(),
         })
         .await?;
+        services.raft.begin(consensus.service());
         let about = About {
             name: settings.name.clone(),
             datacenter: settings.datacenter.clone(),
@@ -205,6 +237,7 @@ impl Node {
             watching: fatal.spawn("watching Raft", watch_raft(consensus.clone(), fatal.clone())),
             registry,
             consensus,
+            port,
             lodging,
             log,
             identity,
@@ -228,6 +261,29 @@ impl Node {
     /// How often it was started on this data.
     pub fn boot_number(&self) -> u64 {
         self.boot_number
+    }
+
+    /// What is applied here, as it changes.
+    pub fn applied(&self) -> watch::Receiver<Applied> {
+        self.consensus.applied()
+    }
+
+    /// Who leads, as it changes.
+    pub fn leader(&self) -> watch::Receiver<Option<Leader>> {
+        self.consensus.leader()
+    }
+
+    /// Hands leadership to the voter whose log has come furthest.
+    ///
+    /// # Errors
+    /// It doesn't lead, or nobody takes it.
+    pub async fn hand_over(&self) -> Result<Leader, TransferError> {
+        self.consensus.transfer(HAND_OVER_WITHIN).await
+    }
+
+    /// Where it listens for peers.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.port.as_ref().map(Port::address)
     }
 
     /// Whether it has caught up and serves.
@@ -270,6 +326,7 @@ impl Node {
             tracing::warn!("the last checkpoint was not written in time; the log holds what it would have");
         }
         self.watching.abort();
+        drop(self.port);
         close(&self.consensus, self.lodging, self.log).await
     }
 
@@ -282,6 +339,7 @@ impl Node {
         for task in [&self.watching, &self.announcing, &self.submitting, &self.keeping] {
             task.abort();
         }
+        drop(self.port);
         self.registry.close();
         close(&self.consensus, self.lodging, self.log).await
     }
@@ -298,6 +356,21 @@ async fn close(consensus: &Consensus, lodging: Lodging, log: Arc<dyn LogStore>) 
             source: error,
         })?
         .map_err(Into::into)
+}
+
+/// Binds the port for peers and begins to answer there.
+async fn answer_peers(
+    listen: SocketAddr,
+    services: &Services,
+    world: &World,
+    lodging: &Lodging,
+) -> Result<Port, StartError> {
+    let failed = |source| StartError::Io {
+        what: "listening for peers",
+        source,
+    };
+    let listener = world.net.listen(listen).await.map_err(failed)?;
+    Port::serve(listener, services.routes(), lodging.handle()).map_err(failed)
 }
 
 async fn open(

@@ -4,8 +4,8 @@
 //! runtime, the others from the node's.
 //!
 //! A connection that breaks is made anew by tonic. One that only falls silent (a peer behind a partition, a segment that
-//! the network lost for good) would hold its lane until TCP gives up, so whoever meets silence on a link says so
-//! ([`Links::discard`]), and the next request gets a new one.
+//! the network lost for good) would hold its lane until TCP gives up. So whoever uses a link says what came of it
+//! ([`Link::heard`], [`Links::unheard`]), and after a silence the next request gets a new one.
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +20,7 @@ use std::{
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
@@ -33,6 +34,9 @@ const CONNECT_WITHIN: Duration = Duration::from_millis(500);
 const PING_EVERY: Duration = Duration::from_millis(500);
 /// and broken without one. A machine under load answers late; a network that lost it never does.
 const PING_ANSWER_WITHIN: Duration = Duration::from_millis(1500);
+
+/// A link on which requests were sent for so long, and nothing was heard, is given up: an election timeout.
+const SILENCE_MAX: Duration = Duration::from_millis(600);
 
 /// What a connection is for. What is slow or large never shares one with what must be quick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +71,15 @@ pub struct Link {
     address: Arc<str>,
     /// Tells it from those before and after it.
     number: u64,
+    /// When something was heard over it last, or when it was made.
+    heard: Arc<Mutex<Instant>>,
+}
+
+impl Link {
+    /// Something was heard over it.
+    pub fn heard(&self) {
+        *self.heard.lock() = Instant::now();
+    }
 }
 
 impl fmt::Debug for Link {
@@ -94,11 +107,20 @@ impl Links {
             lane,
             address,
             number: self.made.fetch_add(1, Ordering::Relaxed),
+            heard: Arc::new(Mutex::new(Instant::now())),
         });
         link.clone()
     }
 
-    /// Throws a link away: it failed, or only silence came of it. What others have on their way there may still arrive.
+    /// A request over `link` failed, or was not answered in time. Where that has gone on for long the link is thrown
+    /// away; a single request may fail for reasons of its own.
+    pub fn unheard(&self, link: &Link) {
+        if link.heard.lock().elapsed() > SILENCE_MAX {
+            self.discard(link);
+        }
+    }
+
+    /// Throws a link away. What others have on their way over it may still arrive.
     pub fn discard(&self, link: &Link) {
         let mut open = self.open.lock();
         let key = (link.lane, link.address.clone());

@@ -15,9 +15,11 @@
 pub mod late;
 pub mod links;
 pub mod port;
+pub mod services;
 
 pub use self::{
     late::Late,
     links::{Lane, Link, Links},
     port::Port,
+    services::Services,
 };

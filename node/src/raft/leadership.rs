@@ -194,9 +194,8 @@ pub(super) async fn follow(
             *known = leader;
             changed
         });
-        match timeout(Duration::from_millis(HEARTBEAT_MS), metrics.changed()).await {
-            Ok(Err(_)) => return,
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(_)) = timeout(Duration::from_millis(HEARTBEAT_MS), metrics.changed()).await {
+            return;
         }
     }
 }

@@ -11,6 +11,7 @@
 //!
 //! [`bootstrap`] opens what a node has on disk; [`Consensus`] runs on it.
 
+mod append;
 pub mod bootstrap;
 pub mod checkpoint;
 mod gate;
@@ -19,6 +20,8 @@ pub mod keeper;
 mod leadership;
 mod log_store;
 mod network;
+mod rpc;
+mod server;
 mod snapshot;
 mod state_machine;
 mod types;
@@ -47,13 +50,14 @@ use self::{
     identity::Identity,
     leadership::Told,
     log_store::RaftLog,
-    network::NoPeers,
+    network::{Network, Ways},
     state_machine::StateMachine,
     types::{Answer, Payload, SnapshotMeta, Types},
 };
 pub use self::{
     gate::{Gate, OpenGate, Refusal},
     leadership::{Leader, TransferError},
+    server::{Answering, RaftService},
     state_machine::Applied,
     types::Peer,
 };
@@ -106,6 +110,7 @@ pub struct Ground {
 /// Raft, running.
 pub struct Consensus {
     raft: Raft<Types, StateMachine>,
+    service: RaftService,
     node: u64,
     applied: watch::Receiver<Applied>,
     checkpointed: watch::Sender<Option<SnapshotMeta>>,
@@ -188,8 +193,8 @@ impl Consensus {
             runtime,
             rng,
             metrics,
-            boot_number: _,
-            links: _,
+            boot_number,
+            links,
         } = ground;
         let meta = checkpoint::snapshot_meta(&applied);
         let (checkpointed, told_checkpoint) = watch::channel(meta);
@@ -200,12 +205,18 @@ impl Consensus {
         let (tell_leader, leader) = watch::channel(None);
         let (tell_raft, raft) = oneshot::channel();
         let log = RaftLog::new(log, home);
-        let follower_told = told.clone();
+        let ways = Ways(Arc::new(Network {
+            links,
+            identity,
+            boot_number,
+            told: told.clone(),
+        }));
+        let (heard, campaign) = (told.clone(), gate.may_vote());
         let life = async move {
-            match begin(identity.node, founding, gate.may_vote(), log, machine).await {
+            match begin(identity.node, founding, campaign, ways, log, machine).await {
                 Ok(raft) => {
                     let _ = tell_raft.send(Ok(raft.clone()));
-                    leadership::follow(raft, follower_told, tell_leader).await;
+                    leadership::follow(raft, heard, tell_leader).await;
                 }
                 Err(error) => {
                     let _ = tell_raft.send(Err(error));
@@ -216,8 +227,16 @@ impl Consensus {
         let raft = raft
             .await
             .map_err(|_| StartError::Raft("it panicked".to_owned()))??;
+        let service = server::service(server::Inner {
+            raft: raft.clone(),
+            identity,
+            gate,
+            told: told.clone(),
+            rng,
+        });
         Ok(Arc::new(Self {
             raft,
+            service,
             node: identity.node,
             applied,
             checkpointed,
@@ -225,6 +244,11 @@ impl Consensus {
             told,
             life: tokio::sync::Mutex::new(Some(life)),
         }))
+    }
+
+    /// What answers the peers, for the port.
+    pub fn service(&self) -> RaftService {
+        self.service.clone()
     }
 
     /// Proposes an entry. `answer` is called with what became of its requests, on the task that applies; it is dropped
@@ -369,12 +393,13 @@ async fn begin(
     node: u64,
     founding: Option<BTreeMap<u64, Peer>>,
     campaign: bool,
+    ways: Ways,
     log: RaftLog,
     machine: StateMachine,
 ) -> Result<Raft<Types, StateMachine>, StartError> {
     let failed = |error: &dyn fmt::Display| StartError::Raft(error.to_string());
     let config = config().validate().map_err(|error| failed(&error))?;
-    let raft = Raft::new(node, Arc::new(config), NoPeers, log, machine)
+    let raft = Raft::new(node, Arc::new(config), ways, log, machine)
         .await
         .map_err(|error| failed(&error))?;
     raft.runtime_config().elect(campaign);

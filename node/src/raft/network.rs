@@ -1,73 +1,268 @@
-//! The way to the other servers. With one voter there are none, and whoever is asked for one is unreachable: nothing
-//! here grants a vote or acknowledges an entry in a peer's name.
+//! How openraft reaches the other servers: entries as a stream ([`super::append`]), snapshots as a stream, everything
+//! else as single calls on the lane of heartbeats, where nothing large ever goes.
+//!
+//! Whoever can't be reached is an error, in a pre-vote too: nothing here grants a vote or acknowledges an entry in a
+//! peer's name.
 
-use std::{future::Future, io};
+use std::{fmt, future::Future, iter, sync::Arc, time::Duration};
 
+use futures::{Stream, StreamExt, stream};
 use openraft::{
-    OptionalSend, RaftNetworkFactory, RaftNetworkV2,
+    OptionalSend, RaftNetworkFactory,
+    base::{BoxFuture, BoxStream},
     errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
-    network::RPCOption,
+    network::{Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption},
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+        AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
         TransferLeaderResponse, VoteRequest, VoteResponse,
     },
     type_config::alias::SnapshotOf,
 };
+use spine_proto::internal::v1::{self as proto, raft_client::RaftClient};
+use tokio::time::timeout;
+use tonic::{Response, Status, transport::Channel};
 
 use super::{
+    append,
+    identity::Identity,
+    leadership::Told,
+    rpc,
     snapshot::SnapshotData,
     types::{Peer, RaftVote, Types},
+    wire::Malformed,
+};
+use crate::{
+    limits::PEER_MESSAGE_BYTES_MAX,
+    peer::{Lane, Link, Links},
 };
 
-/// Finds no peer.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct NoPeers;
+/// A peer that can't be reached is tried again after this.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
 
-impl RaftNetworkFactory<Types> for NoPeers {
-    type Network = Absent;
+/// What the ways to all peers have in common.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) links: Arc<Links>,
+    pub(super) identity: Identity,
+    pub(super) boot_number: u64,
+    pub(super) told: Arc<Told>,
+}
 
-    async fn new_client(&mut self, target: u64, node: &Peer) -> Absent {
-        Absent(format!("server {} ({target:x})", node.name))
+/// Makes the ways.
+pub(super) struct Ways(pub(super) Arc<Network>);
+
+impl RaftNetworkFactory<Types> for Ways {
+    type Network = Way;
+
+    async fn new_client(&mut self, target: u64, node: &Peer) -> Way {
+        Way {
+            network: self.0.clone(),
+            target,
+            peer: node.clone(),
+            carries: Carries::Entries,
+        }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Peer) -> Way {
+        Way {
+            carries: Carries::Heartbeats,
+            ..self.new_client(target, node).await
+        }
     }
 }
 
-/// A peer that can't be reached.
-#[derive(Clone, Debug)]
-pub(super) struct Absent(String);
+/// The way to one peer.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) network: Arc<Network>,
+    target: u64,
+    pub(super) peer: Peer,
+    carries: Carries,
+}
 
-impl Absent {
-    fn unreachable(&self) -> Unreachable<Types> {
-        let text = format!("{} can't be reached: this release runs one voter", self.0);
-        Unreachable::new(&io::Error::new(io::ErrorKind::Unsupported, text))
+/// What openraft appends over a way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carries {
+    Entries,
+    Heartbeats,
+}
+
+/// Why a call came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("no answer within {0:?}")]
+    Silence(Duration),
+    #[error("{}: {}", .0.code(), .0.message())]
+    Refused(#[from] Status),
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+impl Way {
+    /// Who to whom.
+    pub(super) fn header(&self) -> proto::Header {
+        let Identity { cluster, node } = self.network.identity;
+        proto::Header {
+            cluster_id: cluster.0.to_be_bytes().to_vec().into(),
+            from: node,
+            to: self.target,
+            boot: self.network.boot_number,
+        }
+    }
+
+    /// A client on one of the lanes.
+    pub(super) fn client(&self, lane: Lane) -> (Link, RaftClient<Channel>) {
+        let link = self.network.links.get(lane, &self.peer.address);
+        let client = RaftClient::new(link.channel.clone()).max_decoding_message_size(PEER_MESSAGE_BYTES_MAX);
+        (link, client)
+    }
+
+    /// What openraft is told of a failure.
+    pub(super) fn unreachable(&self, failure: Failure) -> Unreachable<Types> {
+        Unreachable::new(&Missed {
+            peer: self.peer.name.clone(),
+            failure,
+        })
+    }
+
+    /// One small call.
+    async fn call<A, F>(
+        &self,
+        within: Duration,
+        call: impl FnOnce(RaftClient<Channel>) -> F,
+    ) -> Result<A, Failure>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let (link, client) = self.client(Lane::Heartbeat);
+        let answer = match timeout(within, call(client)).await {
+            Ok(answer) => answer.map(Response::into_inner).map_err(Failure::Refused),
+            Err(_) => Err(Failure::Silence(within)),
+        };
+        if answer.is_ok() {
+            link.heard();
+        } else {
+            self.network.links.unheard(&link);
+        }
+        answer
+    }
+
+    async fn heartbeat(
+        &self,
+        request: AppendEntriesRequest<Types>,
+        within: Duration,
+    ) -> Result<StreamAppendResult<Types>, Failure> {
+        let message = rpc::append_message(request, Some(self.header()), self.network.told.present());
+        let answer = self
+            .call(
+                within,
+                |mut client| async move { client.heartbeat(message).await },
+            )
+            .await?;
+        Ok(rpc::message_appended(answer)?)
     }
 }
 
-impl RaftNetworkV2<Types> for Absent {
-    type SnapshotData = SnapshotData;
+/// A failure and whom it concerns.
+#[derive(Debug)]
+struct Missed {
+    peer: String,
+    failure: Failure,
+}
 
-    async fn append_entries(
-        &mut self,
-        _: AppendEntriesRequest<Types>,
-        _: RPCOption,
-    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        Err(self.unreachable().into())
+impl fmt::Display for Missed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.peer, self.failure)
     }
+}
 
+impl std::error::Error for Missed {}
+
+impl NetStreamAppend<Types> for Way {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut requests: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        match self.carries {
+            Carries::Entries => Box::pin(append::stream(self, requests)),
+            Carries::Heartbeats => Box::pin(async move {
+                let Some(heartbeat) = requests.next().await else {
+                    return Ok(Box::pin(stream::empty()) as BoxStream<'s, _>);
+                };
+                let answer = self.heartbeat(heartbeat, option.soft_ttl()).await;
+                let answer = answer.map_err(|failure| self.unreachable(failure))?;
+                Ok(Box::pin(stream::iter(iter::once(Ok(answer)))) as BoxStream<'s, _>)
+            }),
+        }
+    }
+}
+
+impl NetVote<Types> for Way {
     async fn vote(
         &mut self,
-        _: VoteRequest<Types>,
-        _: RPCOption,
+        request: VoteRequest<Types>,
+        option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        Err(self.unreachable().into())
+        let message = rpc::vote_request_message(&request, self.header());
+        let answer = self
+            .call(option.soft_ttl(), |mut client| async move {
+                client.vote(message).await
+            })
+            .await;
+        self.voted(answer)
     }
 
     async fn pre_vote(
         &mut self,
-        _: VoteRequest<Types>,
-        _: RPCOption,
+        request: VoteRequest<Types>,
+        option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        Err(self.unreachable().into())
+        let message = rpc::vote_request_message(&request, self.header());
+        let answer = self
+            .call(option.soft_ttl(), |mut client| async move {
+                client.pre_vote(message).await
+            })
+            .await;
+        self.voted(answer)
     }
+}
+
+impl Way {
+    fn voted(
+        &self,
+        answer: Result<proto::VoteResponse, Failure>,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        answer
+            .and_then(|message| Ok(rpc::message_vote_response(message)?))
+            .map_err(|failure| self.unreachable(failure).into())
+    }
+}
+
+impl NetTransferLeader<Types> for Way {
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let message = rpc::transfer_message(&request, self.header());
+        self.call(option.soft_ttl(), |mut client| async move {
+            client.transfer_leader(message).await
+        })
+        .await
+        .and_then(|message| Ok(rpc::message_transferred(message, &request)?))
+        .map_err(|failure| self.unreachable(failure).into())
+    }
+}
+
+impl NetSnapshot<Types> for Way {
+    type SnapshotData = SnapshotData;
 
     async fn full_snapshot(
         &mut self,
@@ -76,14 +271,13 @@ impl RaftNetworkV2<Types> for Absent {
         _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        Err(self.unreachable().into())
+        let refused = Status::unimplemented("this release sends no snapshots");
+        Err(self.unreachable(refused.into()).into())
     }
+}
 
-    async fn transfer_leader(
-        &mut self,
-        _: TransferLeaderRequest<Types>,
-        _: RPCOption,
-    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
-        Err(self.unreachable().into())
+impl NetBackoff<Types> for Way {
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(iter::repeat(TRY_AGAIN)))
     }
 }

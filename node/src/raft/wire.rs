@@ -12,7 +12,7 @@ use super::types::{LogEntry, LogId, Membership, Payload, Peer, RaftVote, StoredM
 use crate::storage::log::Position;
 
 /// Bytes that are not what they should be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {0}")]
 pub struct Malformed(pub &'static str);
 
@@ -77,21 +77,27 @@ pub(super) fn decode_entry(entry: crate::storage::log::LogEntry) -> Result<LogEn
 
 /// The bytes of a vote.
 pub(super) fn encode_vote(vote: &RaftVote) -> Bytes {
-    let leader_id = proto::LeaderId {
-        term: vote.leader_id.term,
-        node_id: vote.leader_id.voted_for,
-    };
-    proto::Vote {
-        leader_id: Some(leader_id),
-        committed: vote.committed,
-    }
-    .encode_to_vec()
-    .into()
+    vote_message(vote).encode_to_vec().into()
 }
 
 /// The vote of these bytes.
 pub(super) fn decode_vote(bytes: &[u8]) -> Result<RaftVote, Malformed> {
-    let message = proto::Vote::decode(bytes).map_err(|_| Malformed("vote"))?;
+    message_vote(&proto::Vote::decode(bytes).map_err(|_| Malformed("vote"))?)
+}
+
+/// The message of a vote.
+pub(super) fn vote_message(vote: &RaftVote) -> proto::Vote {
+    proto::Vote {
+        leader_id: Some(proto::LeaderId {
+            term: vote.leader_id.term,
+            node_id: vote.leader_id.voted_for,
+        }),
+        committed: vote.committed,
+    }
+}
+
+/// The vote of a message.
+pub(super) fn message_vote(message: &proto::Vote) -> Result<RaftVote, Malformed> {
     let proto::LeaderId { term, node_id } = message.leader_id.ok_or(Malformed("vote"))?;
     Ok(RaftVote {
         leader_id: LeaderId {
@@ -123,7 +129,8 @@ pub(super) fn message_position(message: proto::LogId) -> Result<LogId, Malformed
     }))
 }
 
-fn membership_message(membership: &Membership) -> proto::Membership {
+/// The message of a membership.
+pub(super) fn membership_message(membership: &Membership) -> proto::Membership {
     let configs = membership.get_joint_config().iter();
     let servers = membership.nodes();
     proto::Membership {
@@ -146,7 +153,8 @@ fn membership_message(membership: &Membership) -> proto::Membership {
     }
 }
 
-fn message_membership(message: proto::Membership) -> Result<Membership, Malformed> {
+/// The membership of a message.
+pub(super) fn message_membership(message: proto::Membership) -> Result<Membership, Malformed> {
     let configs = message
         .configs
         .into_iter()

@@ -7,6 +7,8 @@
     reason = "a test that can't go on fails"
 )]
 
+pub mod cluster;
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use spine_api::{Context, Read, Registry};

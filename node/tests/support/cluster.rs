@@ -1,0 +1,202 @@
+//! Three nodes in one process, on loopback addresses of their own.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use spine_api::Registry;
+use spine_core::{NodeName, State, snapshot};
+use spine_node::{
+    Node, NodeSettings, World,
+    metrics_sink::Uncounted,
+    node::PeerSettings,
+    raft::{
+        Applied, Peer,
+        checkpoint::Checkpoints,
+        identity::{ClusterId, Identity},
+    },
+    storage::segment::LogOptions,
+};
+use tokio::time::timeout;
+
+/// A condition is waited for so long; each takes a second or two.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Cluster {
+    members: Vec<Member>,
+    _directory: tempfile::TempDir,
+}
+
+struct Member {
+    settings: NodeSettings,
+    node: Option<Node>,
+}
+
+/// A loopback address that no other test of this machine uses: ports taken from it can't be taken by others before
+/// they are bound.
+fn own_host() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let process = std::process::id();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [_, _, high, low] = process.to_be_bytes();
+    Ipv4Addr::new(127, 1 + (number % 250) as u8, high, low.clamp(1, 254))
+}
+
+impl Cluster {
+    /// Three nodes that found a cluster. Its identities are laid down beforehand, as generation 0 of each.
+    pub async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let host = own_host();
+        let cluster = ClusterId(rand_bits());
+        let peers: BTreeMap<u64, Peer> = (0..3)
+            .map(|number| {
+                let peer = Peer {
+                    name: format!("n{number}"),
+                    address: format!("{host}:{}", 8300 + number),
+                };
+                (number + 1, peer)
+            })
+            .collect();
+        let members = peers.iter().map(|(id, peer)| {
+            let path = directory.path().join(&peer.name);
+            lay_down(&path, Identity { cluster, node: *id });
+            Member {
+                settings: settings(path, peer, (*id == 1).then(|| peers.clone())),
+                node: None,
+            }
+        });
+        let mut cluster = Self {
+            members: members.collect(),
+            _directory: directory,
+        };
+        for number in 0..3 {
+            cluster.revive(number).await;
+        }
+        cluster
+    }
+
+    pub async fn revive(&mut self, number: usize) {
+        let member = &mut self.members[number];
+        let node = Node::start(member.settings.clone(), World::real(), Arc::new(Uncounted));
+        member.node = Some(node.await.unwrap());
+    }
+
+    /// Ends a node as a crash would.
+    pub async fn halt(&mut self, number: usize) {
+        let node = self.members[number].node.take().expect("it runs");
+        node.halt().await.unwrap();
+    }
+
+    pub fn node(&self, number: usize) -> &Node {
+        self.members[number].node.as_ref().expect("it runs")
+    }
+
+    pub fn registry(&self, number: usize) -> Arc<dyn Registry> {
+        self.node(number).registry()
+    }
+
+    /// Waits until these nodes agree on one of them as their leader.
+    pub async fn leader_among(&self, numbers: &[usize]) -> usize {
+        let agreed = async {
+            loop {
+                let named = numbers.iter().map(|number| {
+                    let leader = self.node(*number).leader().borrow().clone();
+                    leader.map(|leader| (leader.name, leader.term))
+                });
+                let named: Vec<_> = named.collect();
+                let first = named[0].clone();
+                let leader = numbers.iter().find(|number| {
+                    first
+                        .as_ref()
+                        .is_some_and(|(name, _)| *name == format!("n{number}"))
+                });
+                if let Some(leader) = leader
+                    && named.iter().all(|name| *name == first)
+                {
+                    return *leader;
+                }
+                let mut next = self.node(numbers[0]).leader();
+                // Another may be the one that changes.
+                let _ = timeout(Duration::from_millis(10), next.changed()).await;
+            }
+        };
+        timeout(PATIENCE, agreed).await.expect("they agree on a leader")
+    }
+
+    /// Waits until these nodes have applied what the first of them has by now, and compares their digests there.
+    pub async fn until_equal(&self, numbers: &[usize]) {
+        let mut wanted = 0;
+        let mut states: Vec<State> = Vec::new();
+        let equal = async {
+            loop {
+                for number in numbers {
+                    let applied = self.reached(*number, wanted).await;
+                    wanted = wanted.max(applied.position.map_or(0, |position| position.index));
+                    states.push(applied.state);
+                }
+                if states.iter().all(|state| state.index() == states[0].index()) {
+                    return;
+                }
+                states.clear();
+            }
+        };
+        timeout(PATIENCE, equal)
+            .await
+            .expect("they come to the same position");
+        let digest = snapshot::Header::of(&states[0]).digest;
+        for (number, state) in numbers.iter().zip(&states) {
+            assert_eq!(snapshot::Header::of(state).digest, digest, "node {number}");
+        }
+    }
+
+    async fn reached(&self, number: usize, index: u64) -> Applied {
+        let mut applied = self.node(number).applied();
+        let reached = applied.wait_for(|applied| applied.reaches(index)).await;
+        reached.expect("it runs").clone()
+    }
+
+    pub async fn stop(mut self) {
+        let nodes = self.members.iter_mut().filter_map(|member| member.node.take());
+        for stopped in futures::future::join_all(nodes.map(Node::stop)).await {
+            stopped.unwrap();
+        }
+    }
+}
+
+fn rand_bits() -> u128 {
+    World::real().rng.wide_bits()
+}
+
+fn settings(path: PathBuf, peer: &Peer, founders: Option<BTreeMap<u64, Peer>>) -> NodeSettings {
+    let mut settings = NodeSettings::new(NodeName::parse(&peer.name).unwrap(), path);
+    settings.log = LogOptions {
+        segment_bytes: 4 << 20,
+        spares: 1,
+        ..LogOptions::default()
+    };
+    settings.peer_address = peer.address.as_str().into();
+    settings.peers = Some(PeerSettings {
+        listen: peer.address.parse::<SocketAddr>().unwrap(),
+        founders,
+    });
+    settings
+}
+
+/// A directory as a first start leaves it before its log exists: generation 0 with an identity, which that keeps.
+fn lay_down(path: &Path, identity: Identity) {
+    std::fs::create_dir_all(path).unwrap();
+    let engine = (World::real().engine)(&path.join("checkpoint")).unwrap();
+    let nothing = Applied {
+        position: None,
+        membership: Arc::default(),
+        state: State::new(),
+    };
+    Checkpoints::new(engine).write(&identity, &nothing, 0).unwrap();
+}
