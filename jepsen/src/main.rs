@@ -9,7 +9,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use spine_jepsen::{doctor, schedule::Kind, sealed};
+use spine_jepsen::{doctor, schedule::Kind, sealed, self_test};
 
 /// Break a cluster of real processes and check that it kept its promises
 #[derive(Debug, Parser)]
@@ -80,11 +80,24 @@ struct Matrix {
 
 fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
-    if let Command::Doctor = command {
-        return examine();
+    match command {
+        Command::Doctor => examine(),
+        Command::SelfTest { seed } => self_test(seed),
+        command => {
+            eprintln!("not built yet: {command:?}");
+            ExitCode::from(2)
+        }
     }
-    eprintln!("not built yet: {command:?}");
-    ExitCode::from(2)
+}
+
+fn self_test(seed: u64) -> ExitCode {
+    let trials = self_test::run(seed);
+    print!("{}", self_test::table(&trials));
+    if trials.iter().all(self_test::Trial::passed) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Prints what works here; a failure unless all does.

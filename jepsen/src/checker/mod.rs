@@ -1,0 +1,99 @@
+//! What must hold, checked against what was seen.
+//!
+//! Two kinds of checker look at keys. [`order`] believes the indexes that the answers state, replays all changes in that
+//! order ([`ledger`]) and holds every answer against the replay: it is fast, takes the whole run at once and says exactly
+//! who is to blame, but a cluster that lies consistently would pass. [`linearizable`] believes nothing and searches for
+//! any order that explains the answers, key by key. A run must satisfy both.
+//!
+//! The others: [`set`] (nothing added is lost), [`watch`] (every change told, once, in order), [`blocking`] (who waits is
+//! woken, and only then), [`catalog`] (the dead leave in time, the living never do), [`cluster`] (terms and indexes never
+//! fall, all heals).
+
+pub mod blocking;
+pub mod catalog;
+pub mod cluster;
+pub mod ledger;
+pub mod linearizable;
+pub mod model;
+pub mod order;
+pub mod register;
+pub mod set;
+pub mod watch;
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::{
+    fault::Fault,
+    history::{History, Workload},
+};
+
+/// Violations are kept up to this many; a broken cluster breaks the same promise thousands of times.
+const VIOLATIONS_KEPT: usize = 100;
+
+/// A promise broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which one: a word, the same for all of its kind.
+    pub rule: &'static str,
+    /// By what.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.detail)
+    }
+}
+
+/// What a checker found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Promises broken: the first of them.
+    pub violations: Vec<Violation>,
+    /// How many there were.
+    pub count: usize,
+    /// What could not be found out, and why.
+    pub undecided: Vec<String>,
+}
+
+impl Findings {
+    pub(crate) fn violation(&mut self, rule: &'static str, detail: impl Into<String>) {
+        self.count += 1;
+        if self.violations.len() < VIOLATIONS_KEPT {
+            let detail = detail.into();
+            self.violations.push(Violation { rule, detail });
+        }
+    }
+
+    pub(crate) fn undecided(&mut self, detail: impl Into<String>) {
+        self.undecided.push(detail.into());
+    }
+
+    /// These and those.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.count += other.count;
+        let room = VIOLATIONS_KEPT - self.violations.len();
+        self.violations.extend(other.violations.into_iter().take(room));
+        self.undecided.extend(other.undecided);
+    }
+
+    /// Whether every promise was kept, certainly.
+    pub fn is_clean(&self) -> bool {
+        self.count == 0 && self.undecided.is_empty()
+    }
+}
+
+/// Checks everything in a history. Each workload that is in it has an entry.
+pub fn check(histories: &BTreeMap<Workload, History>, faults: &[Fault]) -> BTreeMap<Workload, Findings> {
+    let check = |(workload, history): (&Workload, &History)| {
+        let findings = match workload {
+            Workload::Register => register::check(history),
+            Workload::Set => set::check(history),
+            Workload::Watch => watch::check_all(history, faults),
+            Workload::Catalog => catalog::check(history, faults),
+            Workload::Cluster => cluster::check(history, histories, faults),
+        };
+        (*workload, findings)
+    };
+    histories.iter().map(check).collect()
+}
