@@ -12,7 +12,7 @@ pub mod process;
 use std::env;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::endpoint::{Endpoint, Endpoints};
@@ -33,6 +33,8 @@ pub struct Spec {
     pub own_disks: bool,
     /// Each node has a wall clock of its own, which can be set.
     pub own_clocks: bool,
+    /// Flushes do nothing (strace answers in the kernel's place): a planted defect, which power cuts have to show.
+    pub without_flushes: bool,
     /// Where logs, disks and data are.
     pub directory: PathBuf,
     /// Decides which packets a lossy link loses.
@@ -206,24 +208,22 @@ fn server(spec: &Spec, node: Node) -> io::Result<Server> {
     Ok(Server::new(node, spec, data, clock))
 }
 
-/// The binary under test: `SPINE_BIN`, or else `spine` beside the harness's own, where cargo puts both.
+/// The binary under test: `SPINE_BIN`, or else `spine` where cargo puts it, beside the harness or, of a test, above it.
 ///
 /// # Errors
 /// It isn't there.
 pub fn binary() -> io::Result<PathBuf> {
-    let path = match env::var_os("SPINE_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => env::current_exe()?
-            .parent()
-            .unwrap_or(Path::new("/"))
-            .join("spine"),
+    let own = env::current_exe()?;
+    let named = env::var_os("SPINE_BIN").map(PathBuf::from);
+    let built = own.ancestors().skip(1).take(2).map(|place| place.join("spine"));
+    let found = match named {
+        Some(path) => path.is_file().then_some(path),
+        None => built.into_iter().find(|path| path.is_file()),
     };
-    if path.is_file() {
-        return fs::canonicalize(path);
-    }
-    let path = path.display();
-    Err(io::Error::new(
-        io::ErrorKind::NotFound,
-        format!("no binary to test at {path}: cargo build --bin spine, or set SPINE_BIN"),
-    ))
+    found.map(fs::canonicalize).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "no binary to test: cargo build --bin spine, or set SPINE_BIN",
+        )
+    })?
 }

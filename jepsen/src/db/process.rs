@@ -25,6 +25,7 @@ pub struct Server {
     initial_cluster: String,
     data: Data,
     clock: Option<FakeClock>,
+    without_flushes: bool,
     log: PathBuf,
     child: Option<Child>,
 }
@@ -65,6 +66,7 @@ impl Server {
             },
             data,
             clock,
+            without_flushes: spec.without_flushes,
             log: spec.directory.join(format!("{node}.log")),
             child: None,
         }
@@ -117,7 +119,7 @@ impl Server {
             Data::Disk(disk) => disk.path().join("data"),
             Data::Directory(directory) => directory.clone(),
         };
-        let mut command = Command::new(&self.binary);
+        let mut command = self.program();
         command
             .args(["serve", "--governance", "open"])
             .args(["--name", &self.node.to_string()])
@@ -134,6 +136,23 @@ impl Server {
             command.envs(clock.environment());
         }
         command
+    }
+
+    fn program(&self) -> Command {
+        if !self.without_flushes {
+            return Command::new(&self.binary);
+        }
+        let mut strace = Command::new("strace");
+        // As a grandchild (-D), so that the process that is killed is the node.
+        strace.args(["-D", "--seccomp-bpf", "-f", "-qq", "-o", "/dev/null"]);
+        strace.args([
+            "-e",
+            "trace=fsync,fdatasync",
+            "-e",
+            "inject=fsync,fdatasync:retval=0",
+        ]);
+        strace.arg("--").arg(&self.binary);
+        strace
     }
 
     /// Whether it was started and not ended by us.
@@ -259,10 +278,11 @@ impl Server {
         Some(values)
     }
 
-    /// What its wall clock shows, to the second, as it dates its answers.
+    /// What its wall clock shows, as it dates its metrics.
     pub fn wall_clock(&self) -> Option<SystemTime> {
-        let answer = http::get(self.http(), "/livez", PATIENCE).ok()?;
-        httpdate::parse_http_date(answer.header("date")?).ok()
+        let answer = http::get(self.http(), "/v1/agent/metrics", PATIENCE).ok()?;
+        let metrics: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
+        humantime::parse_rfc3339_weak(metrics["Timestamp"].as_str()?).ok()
     }
 
     /// The last lines of its log.

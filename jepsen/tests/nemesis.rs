@@ -1,0 +1,94 @@
+//! Every fault bites, and a node alone survives it: the nemesis' own test, against the real binary.
+//!
+//! Needs root, and runs sealed off: so it has a `main` of its own, and `cargo x faults` starts it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that is its own runner"
+)]
+
+use std::time::Duration;
+
+use spine_jepsen::clock::Clock;
+use spine_jepsen::db::{self, Cluster, Spec};
+use spine_jepsen::fault::Fault;
+use spine_jepsen::nemesis::{Nemesis, Stop};
+use spine_jepsen::net::Node;
+use spine_jepsen::schedule::{Action, Schedule, Step, Target};
+use spine_jepsen::sealed;
+
+/// The one node.
+const NODE: Target = Target::Node(Node(1));
+
+fn main() {
+    sealed::enter().unwrap();
+    every_fault_bites_and_breaks_nothing();
+    println!("test every_fault_bites_and_breaks_nothing ... ok");
+    without_flushes_power_cuts_break_promises();
+    println!("test without_flushes_power_cuts_break_promises ... ok");
+    println!("test result: ok. 2 passed; 0 failed; 0 ignored");
+}
+
+fn every_fault_bites_and_breaks_nothing() {
+    let (faults, incidents) = played(
+        &[
+            Action::Kill(NODE),
+            Action::CrashLoop(NODE, 3),
+            Action::Pause(NODE),
+            Action::PowerCut(NODE),
+            Action::Clock(NODE, 3_600),
+            Action::PowerCutAll,
+            Action::Clock(NODE, -86_400),
+        ],
+        false,
+    );
+    let toothless = faults.iter().filter(|fault| fault.evidence.is_none());
+    assert_eq!(toothless.count(), 0);
+    assert_eq!(incidents, Vec::<String>::new());
+}
+
+/// The nemesis' own writes show it.
+fn without_flushes_power_cuts_break_promises() {
+    let (_, incidents) = played(&[Action::PowerCut(NODE), Action::PowerCut(NODE)], true);
+    println!("without flushes: {incidents:#?}");
+    assert!(!incidents.is_empty(), "nothing was lost without flushes");
+}
+
+/// What the faults did to a node alone, and what promises it broke.
+fn played(actions: &[Action], without_flushes: bool) -> (Vec<Fault>, Vec<String>) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(&Spec {
+        binary: db::binary().unwrap(),
+        nodes: 1,
+        own_disks: true,
+        own_clocks: true,
+        without_flushes,
+        directory: directory.path().to_owned(),
+        seed: 1,
+    })
+    .unwrap();
+    let steps = actions.iter().map(|action| Step {
+        at: Duration::ZERO,
+        lasts: Duration::from_secs(1),
+        action: action.clone(),
+    });
+    let schedule = Schedule {
+        steps: steps.collect(),
+    };
+    let mut faults = Vec::new();
+    let mut nemesis = Nemesis::new(&mut cluster, Clock::start());
+    nemesis
+        .play(&schedule, &Stop::default(), |fault| {
+            println!(
+                "{} {}: {}: {:?}",
+                fault.from, fault.until, fault.detail, fault.evidence
+            );
+            faults.push(fault.clone());
+        })
+        .unwrap();
+    let incidents = nemesis.incidents();
+    cluster.stop().unwrap();
+    assert_eq!(faults.len(), actions.len());
+    (faults, incidents)
+}
