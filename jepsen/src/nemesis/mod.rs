@@ -178,6 +178,8 @@ fn fault(step: &Step, bite: Bite, from: Micros, until: Micros) -> Fault {
         until,
         nodes: names(bite.nodes),
         cut_off: names(bite.cut_off),
+        // Clients and services reach every node that runs.
+        blind: Vec::new(),
         evidence: bite.evidence,
     }
 }
