@@ -15,7 +15,12 @@ const NEEDED: &[(&[&str], &str)] = &[
     // Small ext4 images on loop devices, whose power is cut.
     (&["mkfs.ext4", "-V"], "e2fsprogs"),
     (&["losetup", "--version"], "mount"),
-    // Namespaces of the tutorials.
+    // A server's own wall clock. Its program alone, without the library, is of no use.
+    (
+        &["sh", "-c", "ls /usr/lib/*/faketime/libfaketimeMT.so.1"],
+        "libfaketime",
+    ),
+    // Namespaces of the tutorials, and the network of clusters under faults.
     (&["ip", "-V"], "iproute2"),
     (&["unshare", "--version"], "util-linux"),
 ];

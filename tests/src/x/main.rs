@@ -6,7 +6,7 @@
 //! | `cargo x test` | `cargo test --workspace`: offline, unprivileged |
 //! | `cargo x python` | the tests of `client/python` in an environment of their own |
 //! | `cargo x compat` | unmodified clients of others, and both tutorials, against the built binary |
-//! | `cargo x faults` | kills and power cuts (root: it mounts loop devices) |
+//! | `cargo x faults` | kills, partitions and power cuts (root: namespaces, loop devices) |
 //! | `cargo x sim` | the proof that a simulation's seed repeats |
 //! | `cargo x ci` | all of it, and closes with the totals |
 //! | `cargo x bench [--quick]` | what a node costs, on the release build |
@@ -62,7 +62,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "faults",
-        purpose: "kills and power cuts (root)",
+        purpose: "kills, partitions and power cuts (root)",
         stages: stages::faults,
     },
     Command {

@@ -25,9 +25,13 @@ pub(crate) fn check(workspace: &Workspace) -> Vec<Stage> {
     let targets = workspace.staged_tests();
     if !targets.is_empty() {
         // `--all-targets` leaves out what has `test = false`.
-        let mut clippy = in_root(workspace, ["clippy", "-p", "spine-tests"]);
+        let mut clippy = in_root(workspace, ["clippy"]);
         clippy
-            .args(targets.iter().flat_map(|name| ["--test", name]))
+            .args(
+                targets
+                    .iter()
+                    .flat_map(|(package, name)| ["-p", package, "--test", name]),
+            )
             .args(["--", "-D", "warnings"]);
         stages.push(Stage::tool("clippy, staged tests", clippy));
     }
@@ -84,20 +88,46 @@ pub(crate) fn compat(workspace: &Workspace) -> Vec<Stage> {
     )]
 }
 
-/// Kills and power cuts. They mount loop devices and cut them off, which only root may do.
+/// Kills, partitions and power cuts. They mount loop devices and cut them off, which only root may do.
 pub(crate) fn faults(workspace: &Workspace) -> Vec<Stage> {
-    vec![staged(
-        "faults",
-        workspace,
-        &["powercut_storage", "crash"],
-        || {
-            if rustix::process::geteuid().is_root() {
-                Ok(())
-            } else {
-                Err("needs root: it mounts ext4 images on loop devices and cuts their power".to_owned())
-            }
-        },
-    )]
+    let tests = staged("faults", workspace, &["powercut_storage", "crash"], must_be_root);
+    std::iter::once(tests).chain(jepsen(workspace)).collect()
+}
+
+/// The harness in `jepsen/`: it proves that it can make its faults, and that they bite.
+fn jepsen(workspace: &Workspace) -> Vec<Stage> {
+    let mut nemesis = in_root(workspace, ["test", "-p", "spine-jepsen", "--test", "nemesis"]);
+    nemesis.env("SPINE_BIN", binary(&workspace.target));
+    let mut build = in_root(workspace, ["build", "--bin", "spine"]);
+    vec![
+        harness("jepsen, doctor", workspace, &["doctor"]),
+        Stage::prepared_tests("jepsen, nemesis", move || {
+            must_be_root()?;
+            install::must(&mut build)?;
+            Ok(nemesis)
+        }),
+    ]
+}
+
+/// One command of the harness. What it leaves behind is in the target directory.
+fn harness(name: &str, workspace: &Workspace, arguments: &[&str]) -> Stage {
+    let mut build = in_root(workspace, ["build", "--bin", "spine", "--bin", "spine-jepsen"]);
+    let mut run = Command::new(workspace.target.join("debug/spine-jepsen"));
+    run.args(arguments).current_dir(&workspace.target);
+    run.env("SPINE_BIN", binary(&workspace.target));
+    Stage::prepared(name, move || {
+        must_be_root()?;
+        install::must(&mut build)?;
+        Ok(run)
+    })
+}
+
+fn must_be_root() -> Result<(), String> {
+    if rustix::process::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err("needs root: it makes namespaces, mounts ext4 images and cuts their power".to_owned())
+    }
 }
 
 /// The proof that a simulation repeats, built in a directory of its own: its flag would otherwise have everything built anew

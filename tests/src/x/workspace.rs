@@ -58,15 +58,16 @@ impl Workspace {
 
     /// Integration tests that plain `cargo test` leaves alone (`test = false`): they need root, the network or a
     /// build of their own, and belong to a stage that names them.
-    pub(crate) fn staged_tests(&self) -> BTreeSet<&str> {
+    ///
+    /// Each with its package.
+    pub(crate) fn staged_tests(&self) -> BTreeSet<(&str, &str)> {
         let targets = self
             .packages
             .iter()
-            .filter(|package| package.name == "spine-tests")
-            .flat_map(|package| &package.targets);
+            .flat_map(|package| package.targets.iter().map(|target| (&*package.name, target)));
         targets
-            .filter(|target| !target.test && target.kind.iter().any(|kind| kind == "test"))
-            .map(|target| target.name.as_str())
+            .filter(|(_, target)| !target.test && target.kind.iter().any(|kind| kind == "test"))
+            .map(|(package, target)| (package, &*target.name))
             .collect()
     }
 }
