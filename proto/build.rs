@@ -13,7 +13,11 @@ const NATIVE: &[&str] = &[
     "spine/v1/watch.proto",
 ];
 
-const INTERNAL: &[&str] = &["spine/internal/v1/forward.proto", "spine/internal/v1/raft.proto"];
+const INTERNAL: &[&str] = &[
+    "spine/internal/v1/forward.proto",
+    "spine/internal/v1/hello.proto",
+    "spine/internal/v1/raft.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=spine");

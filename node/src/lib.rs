@@ -18,6 +18,7 @@ pub mod raft;
 pub mod registry;
 #[cfg(feature = "server")]
 pub mod server;
+mod start;
 pub mod storage;
 #[cfg(feature = "server")]
 pub mod telemetry;

@@ -51,3 +51,5 @@ pub const PEER_STREAM_WINDOW: u32 = 8 << 20;
 pub const PEER_CONNECTION_WINDOW: u32 = 16 << 20;
 /// Bytes of one message of a peer: an entry of the greatest size, or about a megabyte of smaller ones.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 5 << 20;
+/// Bytes of a server's introduction: a list of founders, twice.
+pub const HELLO_BYTES_MAX: usize = 64 << 10;

@@ -9,7 +9,6 @@ use std::{
 };
 
 use futures::FutureExt;
-use parking_lot::Mutex;
 use spine_api::{Context, Registry, hub::Hub};
 use spine_core::{Command, Dialect, Member, NodeName, RULES_KNOWN, limits};
 use tokio::{
@@ -21,19 +20,17 @@ use tokio::{
 use crate::{
     limits::CHECKPOINT_ASKS_MAX,
     metrics_sink::NodeMetrics,
-    peer::{Links, Port, Services},
+    peer::{Port, Waiting},
     raft::{
-        Applied, Consensus, Ground, Leader, OpenGate, Peer, TransferError,
-        bootstrap::{self, Opened, StartError},
+        Applied, Consensus, Ground, Leader, Peer, TransferError,
+        bootstrap::{Opened, StartError},
         identity::Identity,
         keeper::Keeper,
     },
     registry::{About, NodeRegistry},
-    storage::{
-        log::{Flush, LogHooks, LogObserver, LogStore},
-        segment::LogOptions,
-    },
-    world::{World, clock::Clock, home::Lodging, lock::DirLock},
+    start::{Start, Started, stay_known},
+    storage::{log::LogStore, segment::LogOptions},
+    world::{World, home::Lodging, lock::DirLock, net::Listener},
 };
 
 /// At a stop, requests on their way have so long to be answered.
@@ -48,9 +45,19 @@ const HAND_OVER_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct PeerSettings {
     /// Where it listens for the others.
-    pub listen: SocketAddr,
-    /// On the one that founds the cluster: all voters by node id, itself among them.
-    pub founders: Option<BTreeMap<u64, Peer>>,
+    pub port: PeerPort,
+    /// All that are to found the cluster on its first start, this node included, with the addresses at which each
+    /// reaches the others; empty: this node alone.
+    pub founders: Vec<Peer>,
+}
+
+/// A port for peers.
+#[derive(Clone, Debug)]
+pub enum PeerPort {
+    /// Bound when the node starts.
+    At(SocketAddr),
+    /// Bound already.
+    Bound(Arc<dyn Listener>),
 }
 
 /// What a node is told about itself.
@@ -98,15 +105,11 @@ impl NodeSettings {
         }
     }
 
-    /// Who founds the cluster, if this node is to do it.
-    fn founders(&self, identity: &Identity) -> Option<BTreeMap<u64, Peer>> {
-        let this = || Peer {
+    /// This node, as the others find it.
+    pub(crate) fn this(&self) -> Peer {
+        Peer {
             name: self.name.to_string(),
             address: self.peer_address.to_string(),
-        };
-        match &self.peers {
-            Some(peers) => peers.founders.clone(),
-            None => Some(BTreeMap::from([(identity.node, this())])),
         }
     }
 
@@ -141,6 +144,8 @@ pub struct Node {
     stop_keeping: oneshot::Sender<()>,
     announcing: JoinHandle<()>,
     watching: JoinHandle<()>,
+    /// Tells the others what is durable here, if there are any.
+    telling: Option<JoinHandle<()>>,
     /// Last, so that the directory is free only when nothing writes there any more.
     _lock: Box<dyn DirLock>,
 }
@@ -149,6 +154,8 @@ impl Node {
     /// Opens what is in the data directory, or makes a first start there, and begins to run. It serves once
     /// [`ready`](Self::ready) says so.
     ///
+    /// One node of several waits here for the others: on a first start for all of them, on every other for one.
+    ///
     /// # Errors
     /// [`StartError`] says what doesn't fit and what to do.
     pub async fn start(
@@ -156,15 +163,57 @@ impl Node {
         world: World,
         metrics: Arc<dyn NodeMetrics>,
     ) -> Result<Self, StartError> {
+        Self::start_waiting(settings, world, metrics, &Waiting::default()).await
+    }
+
+    /// As [`start`](Self::start), and `waiting` tells meanwhile for whom.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_waiting(
+        settings: NodeSettings,
+        world: World,
+        metrics: Arc<dyn NodeMetrics>,
+        waiting: &Waiting,
+    ) -> Result<Self, StartError> {
         let fatal = Fatal::default();
-        let opened = open(&settings, &world, &metrics, &fatal).await?;
+        let start = Start {
+            settings: &settings,
+            world: &world,
+            metrics: &metrics,
+            fatal: &fatal,
+            waiting,
+        };
+        let started = start.run().await?;
+        Self::begin(started, &settings, world, metrics, fatal).await
+    }
+
+    /// Runs what may take part.
+    async fn begin(
+        started: Started,
+        settings: &NodeSettings,
+        world: World,
+        metrics: Arc<dyn NodeMetrics>,
+        fatal: Fatal,
+    ) -> Result<Self, StartError> {
+        let Started {
+            opened,
+            lodging,
+            links,
+            services,
+            gate,
+            port,
+            recognized,
+        } = started;
+        let boot_number = opened.starts.present().number;
+        let founding = begins(&opened, settings.this());
         let Opened {
             lock,
             identity,
-            boot_number,
             log,
             checkpoints,
             loaded,
+            ..
         } = opened;
         tracing::info!(
             %identity, boot_number, generation = loaded.generation.0, index = %loaded.applied.state.index(),
@@ -172,24 +221,12 @@ impl Node {
         );
         let hub = Arc::new(Hub::new(loaded.applied.state.clone()));
         let position = loaded.applied.position.map_or(0, |position| position.index);
-        let lodging = world
-            .raft_home
-            .open(settings.name.as_str())
-            .map_err(|source| StartError::Io {
-                what: "starting Raft's thread",
-                source,
-            })?;
-        let services = Services::default();
-        let port = match &settings.peers {
-            Some(peers) => Some(answer_peers(peers.listen, &services, &world, &lodging).await?),
-            None => None,
-        };
         let consensus = Consensus::start(Ground {
             identity,
             boot_number,
-            founding: settings.founders(&identity),
-            links: Arc::new(Links::new(world.net.clone())),
-            gate: Arc::new(OpenGate),
+            founding,
+            links,
+            gate,
             log: log.clone(),
             applied: loaded.applied,
             hub: hub.clone(),
@@ -235,6 +272,7 @@ impl Node {
             keeping: fatal.spawn("writing checkpoints", keeper.run(stop)),
             announcing: fatal.spawn("announcing this node", announce(registry.clone(), member)),
             watching: fatal.spawn("watching Raft", watch_raft(consensus.clone(), fatal.clone())),
+            telling: recognized.map(|recognized| stay_known(recognized, log.clone(), &fatal)),
             registry,
             consensus,
             port,
@@ -326,6 +364,7 @@ impl Node {
             tracing::warn!("the last checkpoint was not written in time; the log holds what it would have");
         }
         self.watching.abort();
+        abort(self.telling);
         drop(self.port);
         close(&self.consensus, self.lodging, self.log).await
     }
@@ -339,6 +378,7 @@ impl Node {
         for task in [&self.watching, &self.announcing, &self.submitting, &self.keeping] {
             task.abort();
         }
+        abort(self.telling);
         drop(self.port);
         self.registry.close();
         close(&self.consensus, self.lodging, self.log).await
@@ -358,45 +398,19 @@ async fn close(consensus: &Consensus, lodging: Lodging, log: Arc<dyn LogStore>) 
         .map_err(Into::into)
 }
 
-/// Binds the port for peers and begins to answer there.
-async fn answer_peers(
-    listen: SocketAddr,
-    services: &Services,
-    world: &World,
-    lodging: &Lodging,
-) -> Result<Port, StartError> {
-    let failed = |source| StartError::Io {
-        what: "listening for peers",
-        source,
-    };
-    let listener = world.net.listen(listen).await.map_err(failed)?;
-    Port::serve(listener, services.routes(), lodging.handle()).map_err(failed)
+/// All voters, if this node is the one that begins the cluster's log.
+fn begins(opened: &Opened, this: Peer) -> Option<BTreeMap<u64, Peer>> {
+    let node = opened.identity.node;
+    match &opened.founding {
+        Some(founding) => founding.is_begun_by(node).then(|| founding.members.clone()),
+        None => Some(BTreeMap::from([(node, this)])),
+    }
 }
 
-async fn open(
-    settings: &NodeSettings,
-    world: &World,
-    metrics: &Arc<dyn NodeMetrics>,
-    fatal: &Fatal,
-) -> Result<Opened, StartError> {
-    let failed = fatal.clone();
-    let hooks = LogHooks {
-        fatal: Arc::new(move |error| failed.tell(error.to_string())),
-        observer: Arc::new(FlushTimer {
-            clock: world.clock.clone(),
-            metrics: metrics.clone(),
-            began: Mutex::default(),
-        }),
-    };
-    let (home, world) = (world.raft_home, world.clone());
-    let (directory, options) = (settings.data_dir.clone(), settings.log.clone());
-    let opened = home
-        .blocking(move || bootstrap::open(&world, &directory, options, hooks))
-        .await;
-    opened.map_err(|source| StartError::Io {
-        what: "opening the storage",
-        source,
-    })?
+fn abort(task: Option<JoinHandle<()>>) {
+    if let Some(task) = task {
+        task.abort();
+    }
 }
 
 /// Says in the replicated state that this node is there, until it has been heard.
@@ -432,7 +446,7 @@ async fn watch_raft(consensus: Arc<Consensus>, fatal: Fatal) {
 
 /// What ends a node; the first reason counts.
 #[derive(Clone, Debug)]
-struct Fatal(Arc<watch::Sender<Option<Arc<str>>>>);
+pub(crate) struct Fatal(Arc<watch::Sender<Option<Arc<str>>>>);
 
 impl Default for Fatal {
     fn default() -> Self {
@@ -441,7 +455,7 @@ impl Default for Fatal {
 }
 
 impl Fatal {
-    fn tell(&self, reason: impl Into<Arc<str>>) {
+    pub(crate) fn tell(&self, reason: impl Into<Arc<str>>) {
         let reason = reason.into();
         self.0.send_if_modified(|told| {
             let first = told.is_none();
@@ -464,34 +478,16 @@ impl Fatal {
     }
 
     /// Runs a task without which the node can't be.
-    fn spawn(&self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    pub(crate) fn spawn(
+        &self,
+        what: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
         let fatal = self.clone();
         tokio::spawn(async move {
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
                 fatal.tell(format!("{what} panicked"));
             }
         })
-    }
-}
-
-/// Times flushes with World's clock.
-struct FlushTimer {
-    clock: Arc<dyn Clock>,
-    metrics: Arc<dyn NodeMetrics>,
-    began: Mutex<Duration>,
-}
-
-impl LogObserver for FlushTimer {
-    fn flush_begins(&self) {
-        *self.began.lock() = self.clock.monotonic();
-    }
-
-    fn flush_ends(&self, flush: Flush) {
-        let took = self.clock.monotonic().saturating_sub(*self.began.lock());
-        self.metrics.flushed(took, flush.entries, flush.bytes);
-    }
-
-    fn segment_unprepared(&self) {
-        self.metrics.segment_unprepared();
     }
 }

@@ -12,14 +12,17 @@
 //! anything else and says hello from then on; whatever belongs to a node that runs is [`Late`] and answers UNAVAILABLE
 //! until it is there.
 
+pub mod hello;
 pub mod late;
 pub mod links;
+pub mod meet;
 pub mod port;
 pub mod services;
 
 pub use self::{
     late::Late,
     links::{Lane, Link, Links},
+    meet::Waiting,
     port::Port,
     services::Services,
 };

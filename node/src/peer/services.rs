@@ -1,13 +1,16 @@
 //! What a node's port answers.
 
+use spine_proto::internal::v1::hello_server::HelloServer;
 use tonic::service::Routes;
 
-use super::Late;
+use super::{Late, hello::Presence};
 use crate::raft::RaftService;
 
 /// The services for peers, each of which begins when it can answer.
 #[derive(Clone, Debug, Default)]
 pub struct Services {
+    /// Who this server is, before there is anything else.
+    pub hello: Late<HelloServer<Presence>>,
     /// Raft's.
     pub raft: Late<RaftService>,
 }
@@ -15,6 +18,6 @@ pub struct Services {
 impl Services {
     /// All of them, for the port.
     pub fn routes(&self) -> Routes {
-        Routes::new(self.raft.clone())
+        Routes::new(self.hello.clone()).add_service(self.raft.clone())
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A first start writes checkpoint generation 0, which holds nothing, and then the log's first segment; once that
 //! segment's header is flushed the identity exists. So a crash in between leaves generation 0 without a log, which
-//! counts as an empty directory. Whatever else doesn't fit together is refused with the one safe way on: a node that
+//! counts as an empty directory. A server that founds a cluster on its own does so at once; one of several gets a
+//! [`Beginning`], and goes on when [`founding`](super::founding) says as whom. Whatever else doesn't fit together is refused with the one safe way on: a node that
 //! guesses could vote twice, or serve a state that the cluster never had.
 
 use std::{
@@ -16,7 +17,10 @@ use spine_core::State;
 
 use super::{
     checkpoint::{Checkpoints, Loaded},
-    identity::{self, Identity},
+    founding::{Founding, ListError, Record, Refusal},
+    identity::Identity,
+    recall::OldDisk,
+    starts::Starts,
     state_machine::Applied,
     wire,
 };
@@ -35,14 +39,34 @@ pub struct Opened {
     pub lock: Box<dyn DirLock>,
     /// Who the node is.
     pub identity: Identity,
-    /// How often it was started, this time included.
-    pub boot_number: u64,
+    /// Its starts.
+    pub starts: Starts,
+    /// The founding of its cluster, if several founded it.
+    pub founding: Option<Founding>,
     /// The log.
     pub log: Arc<dyn LogStore>,
     /// The checkpoints.
     pub checkpoints: Checkpoints,
     /// The checkpoint that the state comes from.
     pub loaded: Loaded,
+}
+
+/// Whom an empty directory founds a cluster with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstStart {
+    /// With nobody.
+    Alone,
+    /// With other servers.
+    Together,
+}
+
+/// What was found in a directory.
+#[derive(Debug)]
+pub enum Found {
+    /// A node, from before or new and alone.
+    Node(Box<Opened>),
+    /// Nothing: it is to be founded with others.
+    Empty(Box<Beginning>),
 }
 
 /// Why a node doesn't start with what it found.
@@ -62,6 +86,17 @@ pub enum StartError {
         directory: PathBuf,
         /// The checkpoint found.
         generation: u64,
+    },
+    /// The directory took part in a cluster, and its log is gone.
+    #[error(
+        "{}: this is the directory of {identity}, and its log is gone, and with it what this server acknowledged and \
+         voted: {SAFE_WAY}", .directory.display()
+    )]
+    LogLost {
+        /// The data directory.
+        directory: PathBuf,
+        /// Whose it is.
+        identity: Identity,
     },
     /// There is a log, and no checkpoint that it could go on from.
     #[error(
@@ -87,6 +122,39 @@ pub enum StartError {
         /// Whose checkpoint it is.
         checkpoint: Identity,
     },
+    /// The record of the founding is of another node than the checkpoint.
+    #[error(
+        "{}: the founding recorded is of {record} and the checkpoint is of {checkpoint}: files of two nodes were mixed; \
+         {SAFE_WAY}", .directory.display()
+    )]
+    RecordDiffers {
+        /// The data directory.
+        directory: PathBuf,
+        /// Who took part in the founding.
+        record: String,
+        /// Whose checkpoint it is.
+        checkpoint: Identity,
+    },
+    /// A member of several has no port for the others.
+    #[error(
+        "{}: this is a member of a cluster of {members}; it needs --initial-cluster with these, or --peer-addr, to hear \
+         the others", .directory.display()
+    )]
+    NoPeerPort {
+        /// The data directory.
+        directory: PathBuf,
+        /// The cluster's founders.
+        members: String,
+    },
+    /// The list of founders is wrong.
+    #[error("the list of founders {0}")]
+    Founders(#[from] ListError),
+    /// This server can't found a cluster, or take part in it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Another server knows better what was on this disk.
+    #[error(transparent)]
+    OldDisk(#[from] OldDisk),
     /// The log begins after the checkpoint ends.
     #[error(
         "{}: the newest checkpoint that can be loaded ends at log position {checkpoint}, and the log begins after \
@@ -120,11 +188,30 @@ pub enum StartError {
 }
 
 /// The way on that can't lose or fork anything. Rejoining as a new learner comes with `spine join`.
-const SAFE_WAY: &str = "restore this node's own data directory from a copy taken while it was stopped, or move the \
-                        directory away and start over, which loses what only this node had";
+const SAFE_WAY: &str = "a server that is a cluster of its own: restore its data directory from a copy taken while it was \
+                        stopped, or move the directory away and start over, which loses what was only here; one of \
+                        several servers: put its own newest directory back, since an older one is refused, and so is an \
+                        empty one (rejoining as a new member, `spine join`, is not built in this release)";
 
 impl StartError {
-    fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+    /// Whether the directory, or the servers listed, don't fit: starting again changes nothing.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::LogGone { .. }
+            | Self::LogLost { .. }
+            | Self::NoCheckpoint { .. }
+            | Self::IdentitiesDiffer { .. }
+            | Self::RecordDiffers { .. }
+            | Self::NoPeerPort { .. }
+            | Self::Founders(_)
+            | Self::Refused(_)
+            | Self::OldDisk(_)
+            | Self::Gap { .. } => true,
+            Self::InUse(_) | Self::Log(_) | Self::Checkpoint(_) | Self::Io { .. } | Self::Raft(_) => false,
+        }
+    }
+
+    pub(crate) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what, source }
     }
 }
@@ -135,7 +222,8 @@ pub fn open(
     directory: &Path,
     options: LogOptions,
     hooks: LogHooks,
-) -> Result<Opened, StartError> {
+    first: FirstStart,
+) -> Result<Found, StartError> {
     world
         .files
         .create_dir(directory)
@@ -144,6 +232,8 @@ pub fn open(
         io::ErrorKind::WouldBlock => StartError::InUse(directory.to_owned()),
         _ => StartError::io("locking the data directory")(error),
     })?;
+    let record = Record::read(&world.files, directory)
+        .map_err(StartError::io("reading the record of the founding"))?;
     let checkpoints = Checkpoints::new((world.engine)(&directory.join("checkpoint"))?);
     let place = LogPlace {
         files: world.files.clone(),
@@ -159,13 +249,25 @@ pub fn open(
             agree(&loaded, &*log, directory)?;
             (loaded, log)
         }
-        (Some(loaded), false) if loaded.generation > Generation(0) => {
-            return Err(StartError::LogGone {
-                directory: directory.to_owned(),
-                generation: loaded.generation.0,
-            });
+        (found, _) => {
+            refuse_lost_log(found.as_ref(), record.as_ref(), directory)?;
+            match (first, &record) {
+                (
+                    FirstStart::Alone,
+                    Some(Record {
+                        founding: Some(founding),
+                        ..
+                    }),
+                ) => {
+                    return Err(no_peer_port(directory, founding));
+                }
+                (FirstStart::Alone, _) => first_start(world, &checkpoints, found, place)?,
+                (FirstStart::Together, _) => {
+                    return Beginning::new(world, directory, lock, record, checkpoints, found, place)
+                        .map(|beginning| Found::Empty(Box::new(beginning)));
+                }
+            }
         }
-        (found, _) => first_start(world, &checkpoints, found, place)?,
     };
     for (generation, reason) in &loaded.passed_over {
         tracing::warn!(
@@ -174,16 +276,180 @@ pub fn open(
             "a checkpoint does not verify; the one before it does"
         );
     }
-    let boot_number = identity::raise_boot_number(&*world.files, directory)
-        .map_err(StartError::io("raising the boot number"))?;
-    Ok(Opened {
+    Ok(Found::Node(Box::new(Opened {
         lock,
         identity: loaded.identity,
-        boot_number,
+        starts: another_start(world, directory)?,
+        founding: own_founding(record, loaded.identity, directory)?,
         log,
         checkpoints,
         loaded,
-    })
+    })))
+}
+
+/// An empty directory that is to be founded with others. Calls wait for the disk.
+pub struct Beginning {
+    world: World,
+    directory: PathBuf,
+    lock: Box<dyn DirLock>,
+    starts: Starts,
+    record: Record,
+    checkpoints: Checkpoints,
+    found: Option<Loaded>,
+    place: LogPlace,
+}
+
+impl Beginning {
+    fn new(
+        world: &World,
+        directory: &Path,
+        lock: Box<dyn DirLock>,
+        record: Option<Record>,
+        checkpoints: Checkpoints,
+        found: Option<Loaded>,
+        place: LogPlace,
+    ) -> Result<Self, StartError> {
+        let record = record.map_or_else(|| Record::make(&world.files, directory, &*world.rng), Ok);
+        Ok(Self {
+            starts: another_start(world, directory)?,
+            record: record.map_err(StartError::io("recording the node id"))?,
+            world: world.clone(),
+            directory: directory.to_owned(),
+            lock,
+            checkpoints,
+            found,
+            place,
+        })
+    }
+
+    /// The node id that was made for this directory; durable.
+    pub fn node(&self) -> u64 {
+        self.record.node
+    }
+
+    /// Its starts.
+    pub fn starts(&self) -> &Starts {
+        &self.starts
+    }
+
+    /// What was decided or taken already, before a crash.
+    pub fn founding(&self) -> Option<&Founding> {
+        self.record.founding.as_ref()
+    }
+
+    /// Makes a founding durable, as the one who decides it or as one who takes it.
+    pub fn found(&mut self, founding: Founding) -> Result<(), StartError> {
+        self.record
+            .found(founding)
+            .map_err(StartError::io("recording the founding"))
+    }
+
+    /// Takes the identity: from here on this is a node.
+    ///
+    /// # Panics
+    /// Nothing was [found](Self::found) that this directory is in.
+    pub fn begin(mut self) -> Result<Opened, StartError> {
+        let founding = self.record.founding.clone().expect("founded before it begins");
+        let identity = founding
+            .identity(self.record.node)
+            .expect("a founding is taken by those who are in it");
+        // What a crash left there may be of another attempt.
+        let loaded = match self.found.filter(|found| found.identity == identity) {
+            Some(loaded) => loaded,
+            None => write_nothing(identity, &self.checkpoints)?,
+        };
+        let opened = self.place.create(identity.encode(), self.world.rng.bits())?;
+        let log = (self.world.run_log)(opened)?;
+        self.record
+            .begin()
+            .map_err(StartError::io("recording the beginning"))?;
+        tracing::info!(%identity, directory = %self.directory.display(), "this server is a member");
+        Ok(Opened {
+            lock: self.lock,
+            identity,
+            starts: self.starts,
+            founding: Some(founding),
+            log,
+            checkpoints: self.checkpoints,
+            loaded,
+        })
+    }
+}
+
+impl fmt::Debug for Beginning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Beginning")
+            .field("directory", &self.directory)
+            .field("record", &self.record)
+            .finish_non_exhaustive()
+    }
+}
+
+fn another_start(world: &World, directory: &Path) -> Result<Starts, StartError> {
+    Starts::another(&world.files, directory, &*world.rng).map_err(StartError::io("raising the boot number"))
+}
+
+/// The error of a member of several that is started as if it were alone.
+pub(crate) fn no_peer_port(directory: &Path, founding: &Founding) -> StartError {
+    StartError::NoPeerPort {
+        directory: directory.to_owned(),
+        members: founding.founders().to_string(),
+    }
+}
+
+/// Refuses a directory whose log was there and is gone. One that holds nothing else counts as empty.
+fn refuse_lost_log(
+    found: Option<&Loaded>,
+    record: Option<&Record>,
+    directory: &Path,
+) -> Result<(), StartError> {
+    let begun = record.filter(|record| record.begun);
+    if let Some(identity) = begun.and_then(Record::identity) {
+        return Err(StartError::LogLost {
+            directory: directory.to_owned(),
+            identity,
+        });
+    }
+    match found {
+        // Without a position it holds nothing, as generation 0 does.
+        Some(loaded) if loaded.generation > Generation(0) && loaded.applied.position.is_some() => {
+            Err(StartError::LogGone {
+                directory: directory.to_owned(),
+                generation: loaded.generation.0,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The founding in which this node took part, by its record.
+fn own_founding(
+    record: Option<Record>,
+    identity: Identity,
+    directory: &Path,
+) -> Result<Option<Founding>, StartError> {
+    let Some(mut record) = record else {
+        return Ok(None);
+    };
+    // None: it began to found with others, and then did so alone.
+    let Some(founding) = record.founding.clone() else {
+        return Ok(None);
+    };
+    if record.identity() != Some(identity) {
+        return Err(StartError::RecordDiffers {
+            directory: directory.to_owned(),
+            record: record.identity().map_or_else(
+                || format!("none in cluster {}", founding.cluster),
+                |identity| identity.to_string(),
+            ),
+            checkpoint: identity,
+        });
+    }
+    // A crash right after the log was made leaves this undone.
+    record
+        .begin()
+        .map_err(StartError::io("recording the beginning"))?;
+    Ok(Some(founding))
 }
 
 /// The newest good checkpoint. None is refused where there is a log.
@@ -211,15 +477,14 @@ fn first_start(
     found: Option<Loaded>,
     place: LogPlace,
 ) -> Result<(Loaded, Arc<dyn LogStore>), StartError> {
-    let loaded = found.map_or_else(|| write_nothing(world, checkpoints), Ok)?;
+    let loaded = found.map_or_else(|| write_nothing(Identity::found(&*world.rng), checkpoints), Ok)?;
     let opened = place.create(loaded.identity.encode(), world.rng.bits())?;
     let log = (world.run_log)(opened)?;
     Ok((loaded, log))
 }
 
-/// Generation 0, of a node that nobody has heard of.
-fn write_nothing(world: &World, checkpoints: &Checkpoints) -> Result<Loaded, CheckpointError> {
-    let identity = Identity::found(&*world.rng);
+/// A generation that holds nothing: the first of a node, generation 0 but for what a crash left.
+fn write_nothing(identity: Identity, checkpoints: &Checkpoints) -> Result<Loaded, CheckpointError> {
     let applied = Applied {
         position: None,
         membership: Arc::default(),

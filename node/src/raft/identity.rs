@@ -9,7 +9,7 @@ use bytes::Bytes;
 use prost::Message;
 use uuid::Uuid;
 
-use super::wire::Malformed;
+use super::{note, wire::Malformed};
 use crate::world::{
     files::{Files, Open},
     rng::Rng,
@@ -18,6 +18,14 @@ use crate::world::{
 /// The cluster's id: random, made at bootstrap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClusterId(pub u128);
+
+impl ClusterId {
+    /// The id of a new cluster.
+    pub fn draw(rng: &dyn Rng) -> Self {
+        let id = uuid::Builder::from_random_bytes(rng.wide_bits().to_be_bytes()).into_uuid();
+        Self(id.as_u128())
+    }
+}
 
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,12 +51,9 @@ impl fmt::Display for Identity {
 impl Identity {
     /// A new node of a new cluster.
     pub fn found(rng: &dyn Rng) -> Self {
-        let cluster = uuid::Builder::from_random_bytes(rng.wide_bits().to_be_bytes()).into_uuid();
-        // 63 bits, so that no dialect shows a negative number.
-        let node = (rng.bits() >> 1).max(1);
         Self {
-            cluster: ClusterId(cluster.as_u128()),
-            node,
+            cluster: ClusterId::draw(rng),
+            node: draw_node(rng),
         }
     }
 
@@ -82,6 +87,12 @@ impl Identity {
     }
 }
 
+/// A new node id.
+pub(super) fn draw_node(rng: &dyn Rng) -> u64 {
+    // 63 bits, so that no dialect shows a negative number.
+    (rng.bits() >> 1).max(1)
+}
+
 #[derive(Clone, PartialEq, Eq, Message)]
 struct IdentityMessage {
     #[prost(bytes = "vec", tag = "1")]
@@ -91,7 +102,6 @@ struct IdentityMessage {
 }
 
 const BOOT_FILE: &str = "boot";
-const BOOT_FILE_NEW: &str = "boot.new";
 const BOOT_MAGIC: &[u8; 8] = b"spineBT1";
 const BOOT_BYTES: usize = 20;
 
@@ -107,15 +117,7 @@ pub fn raise_boot_number(files: &dyn Files, directory: &Path) -> io::Result<u64>
         0
     };
     let number = before + 1;
-    let draft = directory.join(BOOT_FILE_NEW);
-    if names.iter().any(|name| name == BOOT_FILE_NEW) {
-        files.remove(&draft)?;
-    }
-    let file = files.open(&draft, Open::New)?;
-    file.write_at(&boot_bytes(number), 0)?;
-    file.sync_data()?;
-    files.rename(&draft, &directory.join(BOOT_FILE))?;
-    files.sync_dir(directory)?;
+    note::replace(files, directory, BOOT_FILE, &boot_bytes(number))?;
     Ok(number)
 }
 
@@ -128,7 +130,8 @@ fn read_boot(files: &dyn Files, directory: &Path) -> io::Result<u64> {
         return Ok(number);
     }
     let text = format!(
-        "{} is damaged; if the disk is otherwise sound, remove it: this node's peers still know its boot number",
+        "{} is damaged; if this node is its cluster's only voter, remove it; if not, restore the file as it was: the peers \
+         refuse a number that has fallen",
         path.display()
     );
     Err(io::Error::new(io::ErrorKind::InvalidData, text))
@@ -161,7 +164,7 @@ mod tests {
         assert_eq!(raise_boot_number(&OsFiles, directory.path()).unwrap(), 1);
         // A crash before the rename leaves a draft.
         OsFiles
-            .open(&directory.path().join(BOOT_FILE_NEW), Open::New)
+            .open(&directory.path().join("boot.new"), Open::New)
             .unwrap();
         assert_eq!(raise_boot_number(&OsFiles, directory.path()).unwrap(), 2);
         let file = OsFiles

@@ -14,18 +14,22 @@
 mod append;
 pub mod bootstrap;
 pub mod checkpoint;
+pub mod founding;
 mod gate;
 pub mod identity;
 pub mod keeper;
 mod leadership;
 mod log_store;
 mod network;
+mod note;
+pub mod recall;
 mod rpc;
 mod server;
 mod snapshot;
+pub mod starts;
 mod state_machine;
 mod types;
-mod wire;
+pub(crate) mod wire;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 

@@ -8,7 +8,13 @@ use openraft::{EntryPayload, impls::leader_id_std::LeaderId, type_config::alias:
 use prost::Message;
 use spine_proto::internal::v1 as proto;
 
-use super::types::{LogEntry, LogId, Membership, Payload, Peer, RaftVote, StoredMembership, Types};
+use super::{
+    founding::Founding,
+    identity::ClusterId,
+    recall::{Ballot, Durable},
+    starts::Boot,
+    types::{LogEntry, LogId, Membership, Payload, Peer, RaftVote, StoredMembership, Types},
+};
 use crate::storage::log::Position;
 
 /// Bytes that are not what they should be.
@@ -129,6 +135,70 @@ pub(super) fn message_position(message: proto::LogId) -> Result<LogId, Malformed
     }))
 }
 
+/// The message of a server.
+pub(crate) fn server_message(peer: &Peer) -> proto::Server {
+    proto::Server {
+        name: peer.name.clone(),
+        peer_address: peer.address.clone(),
+    }
+}
+
+/// The server of a message.
+pub(crate) fn message_server(message: proto::Server) -> Peer {
+    Peer {
+        name: message.name,
+        address: message.peer_address,
+    }
+}
+
+/// The message of a founding.
+pub(crate) fn founding_message(founding: &Founding) -> proto::Founding {
+    let members = founding.members.iter();
+    proto::Founding {
+        cluster_id: founding.cluster.0.to_be_bytes().to_vec().into(),
+        members: members.map(|(id, peer)| (*id, server_message(peer))).collect(),
+    }
+}
+
+/// The founding of a message.
+pub(crate) fn message_founding(message: proto::Founding) -> Result<Founding, Malformed> {
+    let cluster: [u8; 16] = message.cluster_id[..]
+        .try_into()
+        .map_err(|_| Malformed("founding"))?;
+    let members = message.members.into_iter();
+    Ok(Founding {
+        cluster: ClusterId(u128::from_be_bytes(cluster)),
+        members: members.map(|(id, server)| (id, message_server(server))).collect(),
+    })
+}
+
+/// The message of what a server has durably.
+pub(crate) fn durable_message(durable: &Durable) -> proto::Durable {
+    let Boot { number, start } = durable.boot;
+    proto::Durable {
+        boot: Some(proto::Boot { number, start }),
+        vote: durable
+            .vote
+            .map(|Ballot { term, node }| proto::LeaderId { term, node_id: node }),
+        committed: durable
+            .committed
+            .map(|position| position_message(&log_id(position))),
+    }
+}
+
+/// What a server has durably, by its message.
+pub(crate) fn message_durable(message: proto::Durable) -> Result<Durable, Malformed> {
+    let proto::Boot { number, start } = message.boot.ok_or(Malformed("boot"))?;
+    let committed = message.committed.map(message_position).transpose()?;
+    Ok(Durable {
+        boot: Boot { number, start },
+        vote: message
+            .vote
+            .map(|proto::LeaderId { term, node_id }| Ballot { term, node: node_id }),
+        committed: committed.as_ref().map(position),
+    })
+}
+
 /// The message of a membership.
 pub(super) fn membership_message(membership: &Membership) -> proto::Membership {
     let configs = membership.get_joint_config().iter();
@@ -139,17 +209,7 @@ pub(super) fn membership_message(membership: &Membership) -> proto::Membership {
                 node_ids: ids.iter().copied().collect(),
             })
             .collect(),
-        servers: servers
-            .map(|(id, peer)| {
-                (
-                    *id,
-                    proto::Server {
-                        name: peer.name.clone(),
-                        peer_address: peer.address.clone(),
-                    },
-                )
-            })
-            .collect(),
+        servers: servers.map(|(id, peer)| (*id, server_message(peer))).collect(),
     }
 }
 
@@ -159,15 +219,8 @@ pub(super) fn message_membership(message: proto::Membership) -> Result<Membershi
         .configs
         .into_iter()
         .map(|set| set.node_ids.into_iter().collect::<BTreeSet<_>>());
-    let peers = message.servers.into_iter().map(|(id, server)| {
-        (
-            id,
-            Peer {
-                name: server.name,
-                address: server.peer_address,
-            },
-        )
-    });
+    let servers = message.servers.into_iter();
+    let peers = servers.map(|(id, server)| (id, message_server(server)));
     Membership::new(configs.collect(), peers.collect::<BTreeMap<_, _>>()).map_err(|_| Malformed("membership"))
 }
 

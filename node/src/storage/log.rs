@@ -102,6 +102,9 @@ pub trait LogStore: Send + Sync + Debug {
     /// The state, submitted writes included. After an open everything in it is durable.
     fn state(&self) -> LogState;
 
+    /// The state as far as it is durable: what the next open finds at least.
+    fn durable(&self) -> LogState;
+
     /// The identity that was given when the log was created.
     fn identity(&self) -> Bytes;
 

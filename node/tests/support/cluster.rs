@@ -1,9 +1,8 @@
 //! Three nodes in one process, on loopback addresses of their own.
 
 use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    net::Ipv4Addr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -16,12 +15,8 @@ use spine_core::{NodeName, State, snapshot};
 use spine_node::{
     Node, NodeSettings, World,
     metrics_sink::Uncounted,
-    node::PeerSettings,
-    raft::{
-        Applied, Peer,
-        checkpoint::Checkpoints,
-        identity::{ClusterId, Identity},
-    },
+    node::{PeerPort, PeerSettings},
+    raft::{Applied, Peer},
     storage::segment::LogOptions,
 };
 use tokio::time::timeout;
@@ -50,42 +45,39 @@ fn own_host() -> Ipv4Addr {
 }
 
 impl Cluster {
-    /// Three nodes that found a cluster. Its identities are laid down beforehand, as generation 0 of each.
+    /// Three nodes that have founded a cluster.
     pub async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let host = own_host();
-        let cluster = ClusterId(rand_bits());
-        let peers: BTreeMap<u64, Peer> = (0..3)
-            .map(|number| {
-                let peer = Peer {
-                    name: format!("n{number}"),
-                    address: format!("{host}:{}", 8300 + number),
-                };
-                (number + 1, peer)
+        let peers: Vec<Peer> = (0..3)
+            .map(|number| Peer {
+                name: format!("n{number}"),
+                address: format!("{host}:{}", 8300 + number),
             })
             .collect();
-        let members = peers.iter().map(|(id, peer)| {
-            let path = directory.path().join(&peer.name);
-            lay_down(&path, Identity { cluster, node: *id });
-            Member {
-                settings: settings(path, peer, (*id == 1).then(|| peers.clone())),
-                node: None,
-            }
+        let members = peers.iter().map(|peer| Member {
+            settings: settings(directory.path().join(&peer.name), peer, peers.clone()),
+            node: None,
         });
         let mut cluster = Self {
             members: members.collect(),
             _directory: directory,
         };
-        for number in 0..3 {
-            cluster.revive(number).await;
+        // Together: each waits for the others.
+        let starts = cluster
+            .members
+            .iter()
+            .map(|member| begin(member.settings.clone()));
+        let nodes = futures::future::join_all(starts).await;
+        for (member, node) in cluster.members.iter_mut().zip(nodes) {
+            member.node = Some(node);
         }
         cluster
     }
 
     pub async fn revive(&mut self, number: usize) {
         let member = &mut self.members[number];
-        let node = Node::start(member.settings.clone(), World::real(), Arc::new(Uncounted));
-        member.node = Some(node.await.unwrap());
+        member.node = Some(begin(member.settings.clone()).await);
     }
 
     /// Ends a node as a crash would.
@@ -170,11 +162,12 @@ impl Cluster {
     }
 }
 
-fn rand_bits() -> u128 {
-    World::real().rng.wide_bits()
+async fn begin(settings: NodeSettings) -> Node {
+    let node = Node::start(settings, World::real(), Arc::new(Uncounted));
+    timeout(PATIENCE, node).await.expect("it starts").unwrap()
 }
 
-fn settings(path: PathBuf, peer: &Peer, founders: Option<BTreeMap<u64, Peer>>) -> NodeSettings {
+fn settings(path: PathBuf, peer: &Peer, founders: Vec<Peer>) -> NodeSettings {
     let mut settings = NodeSettings::new(NodeName::parse(&peer.name).unwrap(), path);
     settings.log = LogOptions {
         segment_bytes: 4 << 20,
@@ -183,20 +176,8 @@ fn settings(path: PathBuf, peer: &Peer, founders: Option<BTreeMap<u64, Peer>>) -
     };
     settings.peer_address = peer.address.as_str().into();
     settings.peers = Some(PeerSettings {
-        listen: peer.address.parse::<SocketAddr>().unwrap(),
+        port: PeerPort::At(peer.address.parse().unwrap()),
         founders,
     });
     settings
-}
-
-/// A directory as a first start leaves it before its log exists: generation 0 with an identity, which that keeps.
-fn lay_down(path: &Path, identity: Identity) {
-    std::fs::create_dir_all(path).unwrap();
-    let engine = (World::real().engine)(&path.join("checkpoint")).unwrap();
-    let nothing = Applied {
-        position: None,
-        membership: Arc::default(),
-        state: State::new(),
-    };
-    Checkpoints::new(engine).write(&identity, &nothing, 0).unwrap();
 }

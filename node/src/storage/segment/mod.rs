@@ -363,6 +363,10 @@ impl LogStore for SegmentLog {
         self.shared.state()
     }
 
+    fn durable(&self) -> LogState {
+        self.shared.durable()
+    }
+
     fn identity(&self) -> Bytes {
         self.identity.clone()
     }

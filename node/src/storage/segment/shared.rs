@@ -101,6 +101,26 @@ impl View {
         }
     }
 
+    fn log_state(&self, summary: Summary) -> LogState {
+        let Summary {
+            vote,
+            committed,
+            purged,
+            first: _,
+            last,
+        } = summary;
+        let kept_from = self.segments.values().next();
+        let kept_from = kept_from.map_or(0, |segment| segment.stream_start);
+        LogState {
+            vote,
+            committed,
+            purged,
+            last,
+            stream_bytes: self.stream_end,
+            kept_bytes: self.stream_end - kept_from,
+        }
+    }
+
     fn refusal(&self) -> Option<LogError> {
         match &self.phase {
             Phase::Open => None,
@@ -263,28 +283,11 @@ impl Shared {
     }
 
     pub(super) fn state(&self) -> LogState {
-        self.with(|view| {
-            let Summary {
-                vote,
-                committed,
-                purged,
-                first: _,
-                last,
-            } = view.submitted.clone();
-            let kept_from = view
-                .segments
-                .values()
-                .next()
-                .map_or(0, |segment| segment.stream_start);
-            LogState {
-                vote,
-                committed,
-                purged,
-                last,
-                stream_bytes: view.stream_end,
-                kept_bytes: view.stream_end - kept_from,
-            }
-        })
+        self.with(|view| view.log_state(view.submitted.clone()))
+    }
+
+    pub(super) fn durable(&self) -> LogState {
+        self.with(|view| view.log_state(view.flushed.summary.clone()))
     }
 
     /// Asks the log's thread to finish what is queued and end.
