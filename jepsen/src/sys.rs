@@ -64,7 +64,16 @@ pub fn attach_tun(device: &File, name: &str) -> io::Result<()> {
 
 /// Moves the calling thread, and it alone, to a fresh network namespace. Needs root.
 pub fn leave_network() -> io::Result<()> {
-    // SAFETY: only sharing the table of open files with other threads makes this call dangerous, and that stays shared.
+    // SAFETY: only no longer sharing the table of open files is dangerous, and that stays shared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
+    Ok(())
+}
+
+/// Moves the calling thread to a fresh network and to mounts of its own, and its future children to a fresh world of
+/// processes. Needs root, and a process of one thread.
+pub fn leave_machine() -> io::Result<()> {
+    let flags = UnshareFlags::NEWNET | UnshareFlags::NEWNS | UnshareFlags::NEWPID;
+    // SAFETY: as above.
+    unsafe { unshare_unsafe(flags) }?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -108,6 +109,8 @@ impl Server {
         let mut log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         writeln!(log, "--- {} is started", self.node)?;
         let mut command = self.command();
+        // Not in the harness' group: what a terminal sends there is not meant for it.
+        command.process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(network.spawn(Host::Node(self.node), &mut command)?);
         Ok(())
