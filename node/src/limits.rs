@@ -11,7 +11,7 @@ pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 pub const HEAD_TIME_MAX: Duration = Duration::from_mins(2);
 /// Between two pieces of a request's body no more than this passes.
 pub const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Bytes of a request's head.
+/// Bytes of a request's head. They are counted after each read, so one that comes fast may have up to twice as many.
 pub const HEAD_BYTES_MAX: u32 = 64 << 10;
 /// Header lines of a request.
 pub const HEADERS_MAX: usize = 100;
@@ -39,7 +39,7 @@ pub const PROBE_RUNS_MAX: usize = 1_024;
 pub const PROBE_REPORTS_MAX: usize = 256;
 /// No run takes longer, whatever its check says: it would hold a worker.
 pub const PROBE_TIME_MAX: Duration = Duration::from_mins(1);
-/// Bytes of the head of an answer; what is longer is no answer.
+/// Bytes of the head of an answer, counted as those of a request's head are; what is longer is no answer.
 pub const PROBE_HEAD_BYTES_MAX: usize = 32 << 10;
 /// Bytes of an answer: a status of a few bytes.
 pub const PROBE_ANSWER_BYTES_MAX: usize = 4 << 10;

@@ -18,6 +18,7 @@ use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
 use spine_node::{
     World,
     config::{Config, HostPort, Mode, Options, OrOff},
+    limits::HANDSHAKE_TIME_MAX,
     server::{ServeError, Server, SocketError},
 };
 use tokio::{
@@ -27,8 +28,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// What takes longer hangs; a handshake is given up after half of it.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// What takes longer hangs.
+const PATIENCE: Duration = HANDSHAKE_TIME_MAX.saturating_mul(2);
 
 /// A root, and a certificate for `localhost` that it vouches for through one in between, in files.
 struct Certified {
@@ -222,6 +223,7 @@ async fn who_never_ends_the_handshake_counts_as_a_connection_and_is_dropped() {
         ..certified.options()
     })
     .await;
+    let began = Instant::now();
     let mut silent = TcpStream::connect(server.places().https.unwrap()).await.unwrap();
     // The beginning of a record with a handshake message, whose 512 bytes never come.
     silent.write_all(&[22, 3, 1, 2, 0]).await.unwrap();
@@ -230,6 +232,7 @@ async fn who_never_ends_the_handshake_counts_as_a_connection_and_is_dropped() {
         "no room beside it"
     );
     rest(&mut silent).await;
+    assert!(began.elapsed() >= HANDSHAKE_TIME_MAX, "{:?}", began.elapsed());
     let deadline = Instant::now() + PATIENCE;
     while certified.ask(&server, "GET /livez").await.is_err() {
         assert!(Instant::now() < deadline, "room comes back");

@@ -8,7 +8,7 @@
 
 use parking_lot::Mutex;
 use spine_core::{CheckKind, GrpcProbe, HttpProbe, Pace, Status, TcpProbe, Ttl};
-use spine_node::limits::PROBE_ANSWER_BYTES_MAX;
+use spine_node::limits::{PROBE_ANSWER_BYTES_MAX, PROBE_HEAD_BYTES_MAX};
 use spine_node::probe::{Finding, Guard, NetProber, Prober};
 use spine_node::world::net::OsNet;
 use std::collections::BTreeMap;
@@ -187,6 +187,20 @@ async fn an_endless_head_is_no_answer() {
     });
     let finding = ask(http(&format!("http://{address}/"))).await;
     assert_eq!(finding.status, Status::Critical, "{}", finding.output);
+}
+
+#[tokio::test]
+async fn a_head_may_have_so_many_bytes() {
+    for (bytes, status) in [
+        (PROBE_HEAD_BYTES_MAX, Status::Passing),
+        (2 * PROBE_HEAD_BYTES_MAX + 1, Status::Critical),
+    ] {
+        let (before, after) = ("HTTP/1.1 200 OK\r\nx: ", "\r\n\r\n");
+        let filling = "x".repeat(bytes - before.len() - after.len());
+        let (address, _) = target(format!("{before}{filling}{after}").leak().as_bytes()).await;
+        let finding = ask(http(&format!("http://{address}/"))).await;
+        assert_eq!(finding.status, status, "{bytes}: {}", finding.output);
+    }
 }
 
 #[tokio::test]

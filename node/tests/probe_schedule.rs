@@ -4,12 +4,12 @@
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use spine_api::local::Local;
-use spine_api::{Context, Registry};
+use spine_api::{AdminCommand, AdminOutcome, Context, Error, NodeStatus, Registry, hub::Hub};
 use spine_core::{
-    Check, CheckDefinition, CheckId, CheckKey, CheckKind, Command, Dialect, ExistingChecks, Member,
-    NodeDefinition, NodeName, Pace, Register, Status, TcpProbe, Thresholds, Ttl,
+    Applied, Check, CheckDefinition, CheckId, CheckKey, CheckKind, Command, Dialect, ExistingChecks, Member,
+    NodeDefinition, NodeName, Pace, Register, Renewal, Renewed, State, Status, TcpProbe, Thresholds, Ttl,
 };
-use spine_node::limits::PROBE_RUNS_MAX;
+use spine_node::limits::{PROBE_REPORTS_MAX, PROBE_RUNS_MAX};
 use spine_node::metrics_sink::Uncounted;
 use spine_node::probe::{Finding, ProbeMetrics, Prober, Probes};
 use spine_node::world::rng::OsRng;
@@ -334,4 +334,61 @@ async fn slow_targets_wait_for_a_worker() {
     })
     .await;
     assert_eq!(prober.running_most.load(Ordering::SeqCst), PROBE_RUNS_MAX);
+}
+
+/// A registry that takes its time, and counts who waits for it.
+struct Slow {
+    local: Arc<Local>,
+    proposing: AtomicUsize,
+    proposing_most: AtomicUsize,
+}
+
+#[async_trait]
+impl Registry for Slow {
+    async fn propose(&self, cx: &Context, command: Command) -> Result<Applied, Error> {
+        let now = self.proposing.fetch_add(1, Ordering::SeqCst) + 1;
+        self.proposing_most.fetch_max(now, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        self.proposing.fetch_sub(1, Ordering::SeqCst);
+        self.local.propose(cx, command).await
+    }
+
+    async fn renew(&self, cx: &Context, renewal: Renewal) -> Result<Renewed, Error> {
+        self.local.renew(cx, renewal).await
+    }
+
+    async fn view(&self, cx: &Context) -> Result<Arc<State>, Error> {
+        self.local.view(cx).await
+    }
+
+    fn hub(&self) -> &Hub {
+        self.local.hub()
+    }
+
+    fn status(&self) -> NodeStatus {
+        self.local.status()
+    }
+
+    async fn admin(&self, cx: &Context, command: AdminCommand) -> Result<AdminOutcome, Error> {
+        self.local.admin(cx, command).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_wait_while_the_registry_is_slow() {
+    let local = local().await;
+    let ids: Vec<_> = (0..3_000).map(|n| format!("c{n}")).collect();
+    register(&local, ids.clone(), Thresholds::default()).await;
+    let slow = Arc::new(Slow {
+        local: local.clone(),
+        proposing: AtomicUsize::new(0),
+        proposing_most: AtomicUsize::new(0),
+    });
+    let prober = Arc::new(Scripted::default());
+    let _probes = Probes::start(slow.clone(), prober, Arc::new(OsRng), Arc::new(Uncounted));
+    wait("all are reported in the end", || {
+        ids.iter().all(|id| check(&local, id).status == Status::Passing)
+    })
+    .await;
+    assert_eq!(slow.proposing_most.load(Ordering::SeqCst), PROBE_REPORTS_MAX);
 }

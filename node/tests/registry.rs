@@ -13,7 +13,7 @@ use std::{
 
 use spine_api::{AdminCommand, Consistency, Context, Error, Registry};
 use spine_core::{
-    CheckDefinition, CheckId, CheckKind, CheckUpdate, Command, ExistingChecks, GetKey, InstanceId,
+    CheckDefinition, CheckId, CheckKind, CheckUpdate, Command, Dialect, ExistingChecks, GetKey, InstanceId,
     InstanceKey, LeaseGrant, LeaseId, NodeName, Outcome, Query, Register, Renewal, Renewed, Scope, Service,
     ServiceName, Status, Thresholds, Ttl, UpdateSource, WallTime, Weights,
 };
@@ -340,6 +340,35 @@ async fn while_the_disk_stands_still_only_so_many_entries_are_proposed() {
     node.stop().await.unwrap();
 }
 
+/// The clock is stopped while it waits: it leaps to the deadline, which nothing comes before.
+#[tokio::test]
+async fn a_request_that_names_no_deadline_has_the_usual_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let gate = Gated::default();
+    let world = World {
+        files: Arc::new(gate.clone()),
+        ..World::real()
+    };
+    let node = start_in(directory.path(), world).await;
+    let registry = node.registry();
+    announced(&*registry).await;
+    gate.set_shut(true);
+    tokio::time::pause();
+    let began = Instant::now();
+    let unknown = registry
+        .propose(&Context::new(Dialect::Consul), put("a", "1"))
+        .await;
+    assert!(matches!(unknown, Err(Error::Unknown(_))), "{unknown:?}");
+    let (took, bound) = (began.elapsed(), spine_api::limits::REQUEST_DEADLINE);
+    assert!(
+        took >= bound && took < bound + Duration::from_millis(10),
+        "{took:?}"
+    );
+    tokio::time::resume();
+    gate.set_shut(false);
+    node.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_whose_deadline_is_over_is_not_proposed() {
     let directory = tempfile::tempdir().unwrap();
@@ -432,6 +461,51 @@ async fn a_node_that_is_not_ready_shows_no_stale_state() {
     node.stop().await.unwrap();
 }
 
+/// On one thread all have asked before the first entry is made, so entries are as full as they may be.
+#[tokio::test]
+async fn an_entry_holds_so_much_and_the_rest_comes_in_the_next() {
+    use spine_core::limits::{ENTRY_BYTES_MAX, ENTRY_RENEWALS_MAX, ENTRY_REQUESTS_MAX};
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = settings(directory.path());
+    // Room for the largest of entries.
+    settings.log.segment_bytes = 32 << 20;
+    let node = Node::start(settings, World::real(), Arc::new(Uncounted))
+        .await
+        .unwrap();
+    node.ready().await.unwrap();
+    let registry = node.registry();
+    announced(&*registry).await;
+    let context = cx();
+    let entries = || registry.status().applied;
+
+    let before = entries();
+    let puts = (0..2 * ENTRY_REQUESTS_MAX + 1).map(|n| registry.propose(&context, put(&n.to_string(), "1")));
+    let answers = futures::future::join_all(puts).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert!(entries() - before >= 3, "by their number");
+
+    let before = entries();
+    let value = vec![b'x'; ENTRY_BYTES_MAX / 8];
+    let puts = (0..2 * 8).map(|n| registry.propose(&context, put(&n.to_string(), value.clone())));
+    let answers = futures::future::join_all(puts).await;
+    assert!(answers.iter().all(Result::is_ok));
+    // Eight are a little more than an entry.
+    assert!(entries() - before >= 3, "by their bytes");
+
+    let grant = LeaseGrant {
+        id: LeaseId(1),
+        ttl: Ttl::seconds(60),
+    };
+    propose(&*registry, Command::LeaseGrant(grant)).await;
+    let before = entries();
+    let renewals = (0..=ENTRY_RENEWALS_MAX).map(|_| registry.renew(&context, Renewal::Lease(LeaseId(1))));
+    let answers = futures::future::join_all(renewals).await;
+    let renewed = Ok(Renewed::Until(Some(Ttl::seconds(60))));
+    assert!(answers.iter().all(|answer| *answer == renewed));
+    assert!(entries() - before >= 2, "of renewals");
+    node.stop().await.unwrap();
+}
+
 /// On one thread nothing is taken from a queue until all have asked, so its bound is met exactly.
 #[tokio::test]
 async fn what_is_too_much_at_once_is_refused_and_the_rest_is_done() {
@@ -439,6 +513,12 @@ async fn what_is_too_much_at_once_is_refused_and_the_rest_is_done() {
     let node = start_in(directory.path(), World::real()).await;
     let registry = node.registry();
     let context = cx();
+
+    let asks =
+        (0..limits::CHECKPOINT_ASKS_MAX + 8).map(|_| registry.admin(&context, AdminCommand::Checkpoint));
+    let answers = futures::future::join_all(asks).await;
+    let refused = |answer: &&Result<_, _>| matches!(answer, Err(Error::Overloaded { .. }));
+    assert_eq!(answers.iter().filter(refused).count(), 8, "{answers:?}");
 
     let bytes = 256 << 10;
     let fitting = limits::SUBMIT_SHARES as u64 * limits::SUBMIT_SHARE_BYTES / bytes;
@@ -468,11 +548,5 @@ async fn what_is_too_much_at_once_is_refused_and_the_rest_is_done() {
         .iter()
         .filter(|answer| matches!(answer, Err(Error::Overloaded { .. })));
     assert_eq!(refused.count(), 8);
-
-    let asks =
-        (0..limits::CHECKPOINT_ASKS_MAX + 8).map(|_| registry.admin(&context, AdminCommand::Checkpoint));
-    let answers = futures::future::join_all(asks).await;
-    let refused = |answer: &&Result<_, _>| matches!(answer, Err(Error::Overloaded { .. }));
-    assert_eq!(answers.iter().filter(refused).count(), 8, "{answers:?}");
     node.stop().await.unwrap();
 }

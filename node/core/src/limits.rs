@@ -1,6 +1,7 @@
 //! Every bound of the replicated state in one place. What lies outside is refused with
 //! [`Rejection::TooLarge`](crate::Rejection::TooLarge) or [`Rejection::TooMany`](crate::Rejection::TooMany),
-//! which name the bound. The shell's own bounds (bodies, connections, queues) are in `spine-api`'s `limits`.
+//! which name the bound. They are rules: the same on every node, and as old as the entries that were judged by them.
+//! The shell's own bounds (bodies, connections, queues) are in the `limits` of `spine-api` and of the node.
 
 use crate::time::Ttl;
 
@@ -51,6 +52,8 @@ pub const SESSION_OUTCOMES_MAX: usize = bound(1_024, 3);
 pub const SESSION_OUTCOME_BYTES_MAX: usize = bound(1 << 10, 64);
 /// A request session without requests ends after this long.
 pub const SESSION_IDLE: Ttl = Ttl::seconds(3600);
+/// Nodes that the interest of an answer names one by one; who waits for a service on more is woken by any node.
+pub const NODE_TOPICS_MAX: usize = bound(64, 2);
 /// Events that the change log keeps.
 pub const LOG_EVENTS_MAX: usize = bound(100_000, 12);
 /// Bytes of the events that the change log keeps.

@@ -19,6 +19,7 @@ use crate::{
     health::Check,
     id::{CheckKey, Index, InstanceKey, Key, NodeName, Revision, ServiceName},
     kv::{KeyRange, KvRow, Page},
+    limits,
     outcome::Rejection,
     state::State,
 };
@@ -292,9 +293,6 @@ impl Endpoint {
 #[derive(Clone, Debug)]
 pub struct ServiceHealth(pub ServiceName);
 
-/// Nodes that an interest names one by one; a service that spans more is woken for by any node.
-const NODE_TOPICS_MAX: usize = 64;
-
 impl Query for ServiceHealth {
     type Value = Vec<Endpoint>;
 
@@ -312,7 +310,7 @@ impl Query for ServiceHealth {
 
 /// An answer that depends on a service's instances and on the nodes that they are on.
 fn of_service<T>(state: &State, service: &ServiceName, nodes: BTreeSet<NodeName>, value: T) -> Answer<T> {
-    let many = nodes.len() > NODE_TOPICS_MAX;
+    let many = nodes.len() > limits::NODE_TOPICS_MAX;
     let mut interest = vec![Topic::Service(service.clone())];
     interest.extend(nodes.into_iter().map(Topic::Node));
     let answer = Answer::new(state, interest, value);

@@ -101,6 +101,7 @@ mod tests {
     use spine_core::Ttl;
 
     use super::*;
+    use crate::limits::PROBE_TIME_MAX;
 
     #[tokio::test(start_paused = true)]
     async fn no_run_takes_longer_than_the_bound_whatever_its_check_says() {
@@ -108,7 +109,9 @@ mod tests {
             interval: Ttl::seconds(1),
             timeout: Ttl::seconds(86_400),
         };
+        let began = tokio::time::Instant::now();
         let found = within(pace, "TCP", std::future::pending()).await;
+        assert_eq!(began.elapsed(), PROBE_TIME_MAX);
         assert_eq!(&*found.output, "TCP: no answer within 60s");
     }
 }

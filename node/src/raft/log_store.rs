@@ -311,7 +311,11 @@ mod tests {
     use openraft::EntryPayload;
 
     use super::*;
-    use crate::{raft::types::Payload, storage::log::Position};
+    use crate::{
+        limits::{RECENT_BYTES_MAX, RECENT_ENTRIES_MAX},
+        raft::types::Payload,
+        storage::log::Position,
+    };
 
     fn entry(index: u64, bytes: usize) -> LogEntry {
         let log_id = wire::log_id(Position {
