@@ -7,6 +7,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+mod bounds;
 mod coverage;
 mod crates;
 mod duplicates;
@@ -107,4 +108,20 @@ fn every_command_and_every_rejection_has_a_golden_script() {
         &scripts,
         coverage::ELSEWHERE,
     ));
+}
+
+#[test]
+fn every_bound_is_reached_by_a_test() {
+    let sources = Source::all();
+    none(bounds::LAYERS.iter().flat_map(|layer| {
+        let folders = layer.scripts.iter();
+        let scripts: Vec<String> = folders.flat_map(|folder| tree::scripts(folder)).collect();
+        bounds::unreached(layer, &Source::of(layer.limits), &sources, &scripts)
+    }));
+}
+
+#[test]
+fn the_name_of_a_bound_says_which_it_is() {
+    let limits = bounds::LAYERS.iter().map(|layer| Source::of(layer.limits));
+    none(bounds::ambiguous(&limits.collect::<Vec<_>>()));
 }
