@@ -4,8 +4,12 @@ mod support;
 
 use std::time::Duration;
 
+use prost::Message;
+use spine_node::limits::{HELLO_BYTES_MAX, PEER_MESSAGE_BYTES_MAX};
+use spine_proto::internal::v1::{self, entry::Payload, hello_client::HelloClient, raft_client::RaftClient};
 use support::{cluster::Cluster, write};
 use tokio::time::Instant;
+use tonic::{Code, transport::Endpoint};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_are_applied_on_all_and_survive_the_leader() {
@@ -66,5 +70,61 @@ async fn leadership_is_handed_over() {
     let now = cluster.leader_among(&[0, 1, 2]).await;
     write(&*cluster.registry(now), "after", "handover").await;
     cluster.until_equal(&[0, 1, 2]).await;
+    cluster.stop().await;
+}
+
+/// A message with so much in it that it has so many bytes.
+fn filled<T: Message>(bytes: usize, with: impl Fn(usize) -> T) -> T {
+    let beside = with(bytes).encoded_len() - bytes;
+    let message = with(bytes - beside);
+    assert_eq!(message.encoded_len(), bytes);
+    message
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_peers_have_bounds() {
+    let cluster = Cluster::start().await;
+    let address = cluster.node(0).peer_address().unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let channel = endpoint.connect().await.unwrap();
+
+    let append = |bytes: usize| {
+        let entry = v1::Entry {
+            log_id: None,
+            payload: Some(Payload::Normal(vec![0; bytes].into())),
+        };
+        v1::AppendRequest {
+            entries: vec![entry],
+            ..v1::AppendRequest::default()
+        }
+    };
+    let mut raft = RaftClient::new(channel.clone());
+    // What is read is refused because it doesn't say who sends it.
+    for (bytes, code) in [
+        (PEER_MESSAGE_BYTES_MAX, Code::InvalidArgument),
+        (PEER_MESSAGE_BYTES_MAX + 1, Code::OutOfRange),
+    ] {
+        let refused = raft.heartbeat(filled(bytes, append)).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{bytes}: {refused}");
+    }
+
+    let hello = |bytes: usize| v1::HelloRequest {
+        me: Some(v1::Introduction {
+            name: "x".repeat(bytes),
+            ..v1::Introduction::default()
+        }),
+        durable: None,
+    };
+    let mut client = HelloClient::new(channel);
+    let read = client.hello(filled(HELLO_BYTES_MAX, hello)).await;
+    assert!(
+        !matches!(&read, Err(refused) if refused.code() == Code::OutOfRange),
+        "{read:?}"
+    );
+    let refused = client
+        .hello(filled(HELLO_BYTES_MAX + 1, hello))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
     cluster.stop().await;
 }
