@@ -22,10 +22,6 @@ pub struct Fault {
     /// Of all nodes, those that may have been unable to speak with a majority at some time from `from` to `until`: what
     /// they show their clients may be old, and they answer nothing that needs a leader. All of them if nobody could.
     pub cut_off: Vec<String>,
-    /// Nodes that may have been unable to reach the harness while they could speak with a majority: what they probe there
-    /// fails, and they can say so.
-    #[serde(default)]
-    pub blind: Vec<String>,
     /// What shows that it had its effect: `n2 ended with signal 9`, `12 packets dropped`. `None`: it did not bite, and
     /// whatever the checkers find, the run says nothing about this fault.
     pub evidence: Option<String>,
@@ -65,7 +61,6 @@ mod tests {
             until: Micros(until * 1_000_000),
             nodes: Vec::new(),
             cut_off: Vec::new(),
-            blind: Vec::new(),
             evidence: None,
         }
     }

@@ -267,8 +267,7 @@ impl Instance<'_> {
             self.interval + self.timeout + AGREED_WITHIN,
             SETTLE,
         );
-        let blind = faults.iter().any(|fault| !fault.blind.is_empty());
-        (start > due && !blind).then(|| {
+        (start > due).then(|| {
             (
                 "alive and not shown",
                 format!("up since {since}, due to come at {due}"),
@@ -291,14 +290,13 @@ impl Instance<'_> {
         if seen.since != since || first >= *start {
             return None;
         }
-        let is_excused = faults
-            .iter()
-            .filter(|fault| fault.overlaps(first, *end))
-            .any(|fault| {
-                let forgot =
-                    view.stale && fault.nodes.contains(node) && fault.from < first.after(ON_DISK_AFTER);
-                forgot || !fault.blind.is_empty()
-            });
+        // A node that was touched soon after it had shown it may have lost what was not yet on its disk.
+        let forgot = |fault: &Fault| {
+            fault.overlaps(first, *end)
+                && fault.nodes.contains(node)
+                && fault.from < first.after(ON_DISK_AFTER)
+        };
+        let is_excused = view.stale && faults.iter().any(forgot);
         (!is_excused).then(|| ("alive and left", format!("up since {since}, shown since {first}")))
     }
 }

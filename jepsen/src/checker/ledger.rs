@@ -214,12 +214,11 @@ impl<'a> Ledger<'a> {
         if let Some(before) = &event.before {
             self.see(before, findings);
         }
-        match &event.after {
-            Some(after) => self.see(after, findings),
-            None => {
-                let by = self.requests.get(&event.index).copied();
-                self.place(&event.key, event.index, Change { after: None, by }, findings);
-            }
+        if let Some(after) = &event.after {
+            self.see(after, findings);
+        } else {
+            let by = self.requests.get(&event.index).copied();
+            self.place(&event.key, event.index, Change { after: None, by }, findings);
         }
     }
 

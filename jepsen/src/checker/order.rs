@@ -241,12 +241,14 @@ fn places<'a>(history: &'a History, ledger: &Ledger<'_>) -> Vec<Place<'a>> {
     let mut places = Vec::new();
     for operation in &history.operations {
         let place = match operation.answer() {
-            Some(Out::Row {
-                applied: Some(index), ..
-            }) => Some((*index, read(operation))),
-            Some(Out::Rows {
-                applied: Some(index), ..
-            }) => Some((*index, read(operation))),
+            Some(
+                Out::Row {
+                    applied: Some(index), ..
+                }
+                | Out::Rows {
+                    applied: Some(index), ..
+                },
+            ) => Some((*index, read(operation))),
             Some(Out::Row { row: Some(row), .. }) => Some((row.modify, What::Seen)),
             Some(Out::Changed { rows, .. } | Out::Rows { rows, .. }) => {
                 let newest = rows.iter().map(|row| row.modify).max();

@@ -1,6 +1,6 @@
 //! What watches told, against all changes that there were.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Findings, blocking, ledger::Ledger, order};
 use crate::{
@@ -36,7 +36,7 @@ pub fn check(history: &History, ledger: &Ledger<'_>, findings: &mut Findings) {
                     prefix,
                     from: *from,
                     told: *from,
-                    seen: BTreeMap::new(),
+                    seen: BTreeSet::new(),
                     newest: *from,
                     last: sighting.at,
                 };
@@ -70,7 +70,7 @@ struct Stream<'a> {
     from: u64,
     /// Everything up to here was told, it says.
     told: u64,
-    seen: BTreeMap<(u64, &'a str), ()>,
+    seen: BTreeSet<(u64, &'a str)>,
     /// The index of the newest event.
     newest: u64,
     last: Micros,
@@ -103,7 +103,7 @@ impl<'a> Stream<'a> {
                 findings.violation(rule, format!("{event}: {detail}; {}", self.name()));
             }
             self.newest = self.newest.max(event.index);
-            self.seen.insert((event.index, &event.key), ());
+            self.seen.insert((event.index, &event.key));
         }
         if index < self.told {
             let detail = format!("from {} to {index}; {}", self.told, self.name());
@@ -122,7 +122,7 @@ impl<'a> Stream<'a> {
         if !key.starts_with(self.prefix) {
             return Some(("event outside the range", String::new()));
         }
-        if self.seen.contains_key(&(*index, key)) {
+        if self.seen.contains(&(*index, key)) {
             return Some(("event told twice", String::new()));
         }
         if *index <= self.told {
@@ -154,7 +154,7 @@ impl<'a> Stream<'a> {
     /// Every change up to where the stream says that all was told has been told.
     fn check_complete(&self, ledger: &Ledger<'_>, findings: &mut Findings) {
         for ((index, key), change) in ledger.between(self.prefix, self.from, self.told) {
-            if !self.seen.contains_key(&(index, key)) {
+            if !self.seen.contains(&(index, key)) {
                 let by = ledger.operation(change).map(crate::history::Operation::describe);
                 let detail = format!(
                     "{key} at index {index} ({}) was not told; {}, told up to {}",

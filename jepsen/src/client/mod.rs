@@ -7,6 +7,7 @@ use std::time::Duration;
 
 pub use self::consul::Consul;
 pub use self::native::Native;
+pub(crate) use self::native::{row, text};
 use crate::{
     endpoint::Endpoint,
     history::{Call, Dialect, Out, Process, Recorder, Workload},

@@ -91,7 +91,7 @@ impl Native {
     async fn read(&self, key: &str, stale: bool) -> Result<Out, Failure> {
         let answer = self.reader(stale).kv.get_at(key.to_owned(), None).await?;
         Ok(Out::Row {
-            row: answer.kv.map(row),
+            row: answer.kv.as_ref().map(row),
             applied: answer.header.map(|header| header.applied_index),
         })
     }
@@ -123,7 +123,7 @@ impl Native {
         let answer = self.page(prefix, stale, false).await?;
         Ok(Out::Rows {
             applied: answer.header.map(|header| header.applied_index),
-            rows: answer.kvs.into_iter().map(row).collect(),
+            rows: answer.kvs.iter().map(row).collect(),
         })
     }
 
@@ -170,7 +170,7 @@ impl From<Error> for Failure {
 }
 
 /// A row as the history has it.
-pub(crate) fn row(kv: proto::KeyValue) -> Row {
+pub(crate) fn row(kv: &proto::KeyValue) -> Row {
     Row {
         key: text(&kv.key),
         value: text(&kv.value),

@@ -179,7 +179,6 @@ fn fault(step: &Step, bite: Bite, from: Micros, until: Micros) -> Fault {
         nodes: names(bite.nodes),
         cut_off: names(bite.cut_off),
         // Clients and services reach every node that runs.
-        blind: Vec::new(),
         evidence: bite.evidence,
     }
 }

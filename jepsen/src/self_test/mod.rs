@@ -300,7 +300,6 @@ fn fault(from: u64, until: u64) -> Fault {
         until: Micros(until * 1_000_000),
         nodes: vec!["n2".to_owned()],
         cut_off: vec!["n2".to_owned()],
-        blind: Vec::new(),
         evidence: None,
     }
 }

@@ -1,5 +1,10 @@
 //! Errors planted in what was shown of services and of the nodes themselves.
 
+#![expect(
+    clippy::unnecessary_wraps,
+    reason = "all planters have one type, and some always find a place"
+)]
+
 use std::ops::Range;
 
 use rand::{RngExt, rngs::StdRng};
@@ -84,12 +89,10 @@ pub(crate) fn term_falls(history: &mut History, rng: &mut StdRng) -> Option<()> 
         Sight::Status { term, .. } => *term = term.checked_sub(1)?,
         _ => return None,
     }
-    let (term, node) = match &history.sightings[at] {
-        one => match one.sight {
-            Sight::Status { term, .. } => (term, one.node.clone()),
-            _ => return None,
-        },
+    let Sight::Status { term, .. } = history.sightings[at].sight else {
+        return None;
     };
+    let node = history.sightings[at].node.clone();
     // Only a fall if the node had said so much before.
     let before = history.sightings[..at].iter();
     before

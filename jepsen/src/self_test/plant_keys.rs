@@ -102,7 +102,7 @@ pub(crate) fn phantom_value(history: &mut History, rng: &mut StdRng) -> Option<(
     let key = format!("r/{}", rng.random_range(1..=2));
     let read = fresh_read(history, rng, &key, Micros(0))?;
     let row = row_mut(&mut history.operations[read])?.0;
-    row.as_mut()?.value = "nobody's".to_owned();
+    "nobody's".clone_into(&mut row.as_mut()?.value);
     Some(())
 }
 

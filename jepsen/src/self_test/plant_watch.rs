@@ -125,6 +125,9 @@ pub(crate) fn progress_too_far(history: &mut History, rng: &mut StdRng) -> Optio
 pub(crate) fn watch_stops(history: &mut History, rng: &mut StdRng) -> Option<()> {
     let watcher = rng.random_range(1..=4_u64);
     let half = history.sightings.len() / 2;
+    if half == 0 {
+        return None;
+    }
     let is_of = |sight: &Sight| match sight {
         Sight::WatchStart { watcher: other, .. }
         | Sight::WatchBatch { watcher: other, .. }
@@ -205,8 +208,8 @@ fn late(history: &mut History, rng: &mut StdRng, deletion: bool) -> Option<()> {
             Out::Written {
                 done: true,
                 index: Some(index),
-            } => Some(*index),
-            Out::Deleted {
+            }
+            | Out::Deleted {
                 count: Some(1),
                 index: Some(index),
             } => Some(*index),

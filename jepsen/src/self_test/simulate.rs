@@ -143,7 +143,6 @@ fn remember(memory: &mut Memory, call: &Call, out: &Out) {
 /// An answer without what its dialect does not state.
 pub(crate) fn as_said(dialect: Dialect, out: Out) -> Out {
     match (dialect, out) {
-        (Dialect::Native, out) => out,
         (Dialect::Consul, Out::Row { row, .. }) => Out::Row { row, applied: None },
         (Dialect::Consul, Out::Rows { rows, .. }) => Out::Rows { rows, applied: None },
         (Dialect::Consul, Out::Members { members, .. }) => Out::Members {
@@ -155,6 +154,6 @@ pub(crate) fn as_said(dialect: Dialect, out: Out) -> Out {
             count: None,
             index: None,
         },
-        (Dialect::Consul, out) => out,
+        (_, out) => out,
     }
 }
