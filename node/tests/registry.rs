@@ -479,7 +479,7 @@ async fn an_entry_holds_so_much_and_the_rest_comes_in_the_next() {
     let entries = || registry.status().applied;
 
     let before = entries();
-    let puts = (0..2 * ENTRY_REQUESTS_MAX + 1).map(|n| registry.propose(&context, put(&n.to_string(), "1")));
+    let puts = (0..=2 * ENTRY_REQUESTS_MAX).map(|n| registry.propose(&context, put(&n.to_string(), "1")));
     let answers = futures::future::join_all(puts).await;
     assert!(answers.iter().all(Result::is_ok));
     assert!(entries() - before >= 3, "by their number");
