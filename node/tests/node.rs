@@ -74,7 +74,7 @@ async fn a_node_says_who_it_is() {
         }
         tokio::task::yield_now().await;
     };
-    assert_eq!(members[0].id, status.node_id);
+    assert_eq!(members[0].member.id, status.node_id);
     node.stop().await.unwrap();
 }
 

@@ -21,7 +21,9 @@ use spine_api::{
     consul::{Host, Settings, hex_router, router},
     local::Local,
 };
-use spine_core::{CaRoot, Command as Change, Dialect, Member, NodeName, Ttl, WallTime};
+use spine_core::{
+    CaRoot, Command as Change, Dialect, Member, MemberReport, MemberStatus, NodeName, Ttl, WallTime,
+};
 use tokio::{runtime::Runtime, task::JoinHandle};
 use tower::ServiceExt;
 
@@ -180,6 +182,17 @@ impl Runner for Script {
                 self.local.set_leaderless(leaderless);
                 Ok(String::new())
             }
+            // The leader loses a server, or hears it again: lose NAME, hear NAME
+            "lose" | "hear" => {
+                let name = args.next_pos().ok_or("name not given")?.to_owned();
+                args.reject_next()?;
+                let status = if command.name == "lose" {
+                    MemberStatus::Failed
+                } else {
+                    MemberStatus::Alive
+                };
+                self.member_status(&name, status)
+            }
             // Another server is there: member NAME
             "member" => {
                 let name = args.next_pos().ok_or("name not given")?.to_owned();
@@ -259,6 +272,15 @@ impl Script {
             grpc_address: "".into(),
             version: "0.1.0".into(),
             rules: 1,
+        }))
+    }
+
+    fn member_status(&self, name: &str, status: MemberStatus) -> Result<String, Box<dyn Error>> {
+        let number = name.trim_start_matches(|c: char| !c.is_ascii_digit());
+        self.change(Change::MemberStatus(MemberReport {
+            name: NodeName::parse(name)?,
+            id: number.parse().unwrap_or(9),
+            status,
         }))
     }
 

@@ -51,7 +51,8 @@ impl ChangeLog {
         (found, None)
     }
 
-    /// What happened to one row, oldest first, as far as the log goes back.
+    /// What happened to one row, oldest first, as far as the log goes back. The node itself asks for topics alone; that
+    /// the log is found by key as well is promised to whoever embeds the core and wants one row's history.
     pub fn of_row(&self, row: &RowId) -> impl Iterator<Item = &Event> {
         let row = row.clone();
         self.by_row

@@ -18,6 +18,8 @@ use crate::{
     time::{Time, Ttl, WallTime},
 };
 
+pub use crate::member::{Member, MemberReport, MemberStatus};
+
 /// What one position of the replicated log holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
@@ -164,6 +166,10 @@ pub enum Command {
     CaRootSet(CaRoot),
     /// From here on the rules of this number hold; proposed once every server supports them.
     RulesRaise(u32),
+    /// The leader has lost a server, or hears it again.
+    MemberStatus(MemberReport),
+    /// Store a CA root and make it the active one, if there is none yet.
+    CaRootInitial(CaRoot),
 }
 
 impl Command {
@@ -184,6 +190,8 @@ impl Command {
             Self::MemberUp(_) => "member_up",
             Self::CaRootSet(_) => "ca_root_set",
             Self::RulesRaise(_) => "rules_raise",
+            Self::MemberStatus(_) => "member_status",
+            Self::CaRootInitial(_) => "ca_root_initial",
         }
     }
 }
@@ -550,14 +558,15 @@ pub enum UpdateSource {
     Probe(Assignment),
 }
 
-/// Which node probes a check, and which definition of it. An update under an outdated assignment is refused, so
-/// that a node that was cut off can't overwrite its successor's result.
+/// Which node probes a check, and since when. An update under an outdated assignment is refused, so that a node that
+/// was cut off can't overwrite its successor's result, not even after the check has come back to it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Assignment {
     /// The member that runs the probe.
     pub member: NodeName,
-    /// The index at which the check's definition last changed.
-    pub definition: Index,
+    /// The index at which the check's definition last changed, or at which the check came to this member, whichever
+    /// is newer.
+    pub since: Index,
 }
 
 /// Make a lease.
@@ -599,29 +608,6 @@ pub enum Renewal {
         /// The hash of the status and output that the client sent.
         content: u64,
     },
-}
-
-/// A server of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    /// Its name, also its node's name in the catalog.
-    pub name: NodeName,
-    /// Its Raft node id.
-    pub id: u64,
-    /// The id of its node in the catalog, a UUID.
-    pub node_uuid: Arc<str>,
-    /// The host part of the addresses at which clients reach it.
-    pub host: Arc<str>,
-    /// Its address for peers.
-    pub peer_address: Arc<str>,
-    /// Its address for Consul's API; empty when off.
-    pub http_address: Arc<str>,
-    /// Its address for the native API; empty when off.
-    pub grpc_address: Arc<str>,
-    /// The release that it runs.
-    pub version: Arc<str>,
-    /// The greatest `rules` that it supports.
-    pub rules: u32,
 }
 
 /// A root certificate of the mesh's CA.

@@ -87,7 +87,7 @@ impl Deadlines {
     }
 
     /// Takes out what is due at `now`, the earliest first, but looks at no more than `budget` places.
-    pub fn pop(&mut self, now: Time, budget: &mut usize) -> Option<DeadlineKey> {
+    pub fn pop(&mut self, now: Time, budget: &mut usize) -> Option<(Time, DeadlineKey)> {
         while *budget > 0 {
             let ((queued, key), ()) = self.queue.first()?;
             if *queued > now {
@@ -100,7 +100,7 @@ impl Deadlines {
             let row = *self.rows.get(&key).expect("each place in the queue is of a row");
             if row.at == row.queued {
                 self.rows.remove(&key);
-                return Some(key);
+                return Some((row.at, key));
             }
             // It was moved ahead: even if it is due as well, what was due before it comes first.
             let queued = self.enqueue(row.at, &key);

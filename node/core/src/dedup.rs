@@ -13,7 +13,8 @@ use crate::{
     limits,
     outcome::{Applied, Outcome, Rejection},
     table::Table,
-    tree::Stamped,
+    time::Time,
+    tree::{Stamped, Tree},
 };
 
 /// A session, but for the outcomes that it remembers.
@@ -35,7 +36,8 @@ impl Stamped for Applied {
     }
 }
 
-/// All request sessions.
+/// All request sessions. `by_deadline` is derived: each use moves a session's deadline by the same length, so the one
+/// that was used longest ago ends first.
 ///
 /// Outcomes are rows of their own: a server that forwards its clients' requests keeps a thousand of them in one
 /// session, and each request writes one.
@@ -44,16 +46,26 @@ pub struct Sessions {
     pub(crate) rows: Table<SessionId, Session>,
     /// Of requests past `answered_up_to`, by sequence number.
     pub(crate) outcomes: Table<(SessionId, u64), Applied>,
+    by_deadline: Tree<(Time, SessionId), ()>,
 }
 
 impl Sessions {
     /// Opens a session.
-    pub(crate) fn open(&mut self, id: SessionId) -> Result<Outcome, Rejection> {
-        if self.rows.len() >= limits::SESSIONS_MAX {
-            return Err(Rejection::too_many("request sessions", limits::SESSIONS_MAX));
-        }
+    pub(crate) fn open(&mut self, id: SessionId) {
         self.rows.put(id, Session::default());
-        Ok(Outcome::SessionOpened(id))
+    }
+
+    /// The session's deadline is this one now.
+    pub(crate) fn moved(&mut self, id: SessionId, from: Option<Time>, to: Time) {
+        if let Some(from) = from {
+            self.by_deadline.remove(&(from, id));
+        }
+        self.by_deadline.insert((to, id), ());
+    }
+
+    /// The session that was used longest ago, and its deadline.
+    pub(crate) fn oldest(&self) -> Option<(Time, SessionId)> {
+        self.by_deadline.first().map(|(place, ())| *place)
     }
 
     /// What became of the request the first time; `None`: this is the first time.
@@ -101,8 +113,9 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn close(&mut self, id: SessionId) {
+    pub(crate) fn close(&mut self, id: SessionId, deadline: Time) {
         self.rows.remove(&id);
+        self.by_deadline.remove(&(deadline, id));
         self.forget(id, u64::MAX);
     }
 

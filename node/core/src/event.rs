@@ -14,6 +14,7 @@ use crate::{
     health::Check,
     id::{CheckKey, Index, InstanceKey, Key, LeaseId, NodeName, ServiceName},
     kv::{KeyRange, KvRow},
+    member::Liveness,
 };
 
 /// One row's change.
@@ -51,6 +52,8 @@ pub enum Change {
     Member(NodeName, Delta<Arc<Member>>),
     /// The set of CA roots.
     CaRoots(Arc<CaRoot>),
+    /// A member was lost, or is heard again.
+    MemberStatus(Arc<Member>, Delta<Liveness>),
 }
 
 /// The row that a change is of: what the change log is found by.
@@ -114,6 +117,7 @@ impl Change {
             Self::Check(key, ..) => RowId::Check(key.clone()),
             Self::Lease(id, _) => RowId::Lease(*id),
             Self::Member(name, _) => RowId::Member(name.clone()),
+            Self::MemberStatus(member, _) => RowId::Member(member.name.clone()),
             Self::CaRoots(_) => RowId::CaRoots,
         }
     }
@@ -141,7 +145,7 @@ impl Change {
                 ]
             }
             Self::Lease(..) => vec![Topic::Leases],
-            Self::Member(..) => vec![Topic::Members],
+            Self::Member(..) | Self::MemberStatus(..) => vec![Topic::Members],
             Self::CaRoots(_) => vec![Topic::CaRoots],
         }
     }

@@ -50,6 +50,7 @@ pub mod id;
 pub mod kv;
 pub mod lease;
 pub mod limits;
+pub mod member;
 pub mod outcome;
 pub mod query;
 pub mod snapshot;
@@ -72,6 +73,7 @@ pub use self::{
     },
     kv::{KeyRange, KvRow, Page},
     lease::Lease,
+    member::Liveness,
     outcome::{Applied, Outcome, Rejection, RejectionRow, Renewed},
     query::*,
     state::{Batch, RULES_KNOWN, State},

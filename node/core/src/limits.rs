@@ -50,6 +50,9 @@ pub const SESSIONS_MAX: usize = bound(10_000, 3);
 pub const SESSION_OUTCOMES_MAX: usize = bound(1_024, 3);
 /// Bytes of an outcome that a session keeps whole; of a larger one it keeps that it was applied.
 pub const SESSION_OUTCOME_BYTES_MAX: usize = bound(1 << 10, 64);
+/// Where there are as many as there may be, a new one takes the place of the one that was used longest ago, but never
+/// of one that was used within this time: longer than any request goes on being retried.
+pub const SESSION_SPARED: Ttl = Ttl::seconds(60);
 /// A request session without requests ends after this long.
 pub const SESSION_IDLE: Ttl = Ttl::seconds(3600);
 /// Nodes that the interest of an answer names one by one; who waits for a service on more is woken by any node.

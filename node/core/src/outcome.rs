@@ -89,6 +89,13 @@ pub enum Outcome {
     RulesRaised(u32),
     /// A repeated request: it was applied at its index; its outcome was too large to keep.
     AlreadyApplied,
+    /// A member's status holds.
+    MemberStatus {
+        /// Whether it was another before.
+        changed: bool,
+    },
+    /// There is a CA root already, and it stays the active one.
+    CaRootExists,
 }
 
 /// What became of one renewal.
@@ -209,6 +216,14 @@ pub enum Rejection {
         current: u32,
         /// The newest rules that this release knows.
         known: u32,
+    },
+    /// No such member: its name or its id is another's.
+    #[error("member {name:?} with ID {id} is not known")]
+    UnknownMember {
+        /// The name.
+        name: NodeName,
+        /// The Raft node id.
+        id: u64,
     },
 }
 
@@ -342,6 +357,12 @@ impl Rejection {
                 "rules_unsupported",
                 "not every server knows these rules",
                 "upgrade every server first",
+                false,
+            ),
+            Self::UnknownMember { .. } => (
+                "unknown_member",
+                "there is no such server, or another has taken its name",
+                "look at the list of members",
                 false,
             ),
         };

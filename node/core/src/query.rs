@@ -20,6 +20,7 @@ use crate::{
     id::{CheckKey, Index, InstanceKey, Key, NodeName, Revision, ServiceName},
     kv::{KeyRange, KvRow, Page},
     limits,
+    member::Liveness,
     outcome::Rejection,
     state::State,
 };
@@ -495,11 +496,24 @@ impl Query for OneCheck {
 #[derive(Clone, Copy, Debug)]
 pub struct Members;
 
+/// A server, and whether it is heard.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemberView {
+    /// The server.
+    pub member: Arc<Member>,
+    /// Whether it is heard, and since when.
+    pub liveness: Liveness,
+}
+
 impl Query for Members {
-    type Value = Vec<Arc<Member>>;
+    type Value = Vec<MemberView>;
 
     fn ask(&self, state: &State) -> Answer<Self::Value> {
-        Answer::new(state, vec![Topic::Members], state.members().cloned().collect())
+        let view = |member: &Arc<Member>| MemberView {
+            member: member.clone(),
+            liveness: state.liveness_of(&member.name),
+        };
+        Answer::new(state, vec![Topic::Members], state.members().map(view).collect())
     }
 }
 

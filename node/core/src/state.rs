@@ -7,10 +7,12 @@
 
 mod deregister;
 mod expire;
+mod member;
 mod register;
 mod renew;
 mod report;
 mod rows;
+mod twin;
 
 use std::sync::Arc;
 
@@ -28,10 +30,11 @@ use crate::{
     kv::Kv,
     lease::{Lease, Leases},
     limits,
+    member::Liveness,
     outcome::{Applied, Outcome, Rejection},
     query::CaRootView,
     table::Table,
-    time::{Time, Ttl},
+    time::{Time, Ttl, WallTime},
     touched::Touched,
     tree::Stamped,
     writer::Writer,
@@ -54,6 +57,7 @@ pub struct State {
     deadlines: Deadlines,
     sessions: Sessions,
     members: Table<NodeName, Arc<Member>>,
+    liveness: Table<NodeName, Liveness>,
     ca_roots: Table<Arc<str>, Arc<StoredRoot>>,
     changes: ChangeLog,
     touched: Touched,
@@ -71,12 +75,6 @@ struct Heartbeat {
 }
 
 impl Stamped for Heartbeat {
-    fn index(&self) -> Index {
-        Index(0)
-    }
-}
-
-impl Stamped for Member {
     fn index(&self) -> Index {
         Index(0)
     }
@@ -117,6 +115,7 @@ impl Default for State {
             deadlines: Deadlines::default(),
             sessions: Sessions::default(),
             members: Table::default(),
+            liveness: Table::default(),
             ca_roots: Table::default(),
             changes: ChangeLog::default(),
             touched: Touched::default(),
@@ -135,7 +134,7 @@ impl State {
         self.time = self.time.max(entry.time);
         let mut batch = Batch::default();
         for request in &entry.requests {
-            let (applied, events) = self.apply_request(request);
+            let (applied, events) = self.apply_request(request, entry.wall);
             batch.applied.push(applied);
             batch.events.extend(events);
         }
@@ -143,14 +142,14 @@ impl State {
         batch
     }
 
-    fn apply_request(&mut self, request: &Request) -> (Applied, Vec<Event>) {
+    fn apply_request(&mut self, request: &Request, wall: WallTime) -> (Applied, Vec<Event>) {
         let first_time = match request.id.as_ref().map(|id| self.sessions.recall(id)) {
             None | Some(Ok(None)) => Ok(()),
             Some(Ok(Some(applied))) => return (applied, Vec::new()),
             Some(Err(rejection)) => Err(rejection),
         };
         self.index = self.index.next();
-        let mut w = Writer::new(self.index, self.time);
+        let mut w = Writer::new(self.index, self.time, wall);
         // What a session refuses is no request of it: it neither is remembered nor keeps the session alive.
         let admitted = first_time.is_ok();
         let result = first_time.and_then(|()| self.dispatch(&mut w, request));
@@ -162,10 +161,7 @@ impl State {
         let remembers = |id: &&RequestId| admitted && self.sessions.rows.contains(&id.session);
         if let Some(id) = request.id.as_ref().filter(remembers) {
             self.sessions.remember(id, &applied);
-            self.deadlines.set(
-                DeadlineKey::Session(id.session),
-                self.time.after(limits::SESSION_IDLE),
-            );
+            self.use_session(id.session);
         }
         self.record(&w.events);
         (applied, w.events)
@@ -191,8 +187,10 @@ impl State {
             Command::Pulse => Ok(self.pulse(w)),
             Command::OpenSession => self.open_session(w),
             Command::MemberUp(member) => self.member_up(w, member),
-            Command::CaRootSet(root) => self.set_ca_root(w, root),
+            Command::CaRootInitial(_) if !self.ca_roots.is_empty() => Ok(Outcome::CaRootExists),
+            Command::CaRootSet(root) | Command::CaRootInitial(root) => self.set_ca_root(w, root),
             Command::RulesRaise(rules) => self.raise_rules(*rules),
+            Command::MemberStatus(report) => self.member_status(w, report),
         }
     }
 
@@ -254,10 +252,32 @@ impl State {
 
     fn open_session(&mut self, w: &Writer) -> Result<Outcome, Rejection> {
         let id = SessionId(w.index.0);
-        let outcome = self.sessions.open(id)?;
-        self.deadlines
-            .set(DeadlineKey::Session(id), w.time.after(limits::SESSION_IDLE));
-        Ok(outcome)
+        if self.sessions.rows.len() >= limits::SESSIONS_MAX {
+            self.evict_session()?;
+        }
+        self.sessions.open(id);
+        self.use_session(id);
+        Ok(Outcome::SessionOpened(id))
+    }
+
+    /// A session is used: from now on it is the last to go.
+    fn use_session(&mut self, id: SessionId) {
+        let key = DeadlineKey::Session(id);
+        let ends = self.time.after(limits::SESSION_IDLE);
+        self.sessions.moved(id, self.deadlines.get(&key), ends);
+        self.deadlines.set(key, ends);
+    }
+
+    /// Makes room for a session: the one that was used longest ago goes, unless a retry may still come through it.
+    fn evict_session(&mut self) -> Result<(), Rejection> {
+        let (ends, oldest) = self.sessions.oldest().expect("there are as many as there may be");
+        let idle = Ttl(limits::SESSION_IDLE.0.saturating_sub(ends.since(self.time).0));
+        if idle < limits::SESSION_SPARED {
+            return Err(Rejection::too_many("request sessions", limits::SESSIONS_MAX));
+        }
+        self.deadlines.clear(&DeadlineKey::Session(oldest));
+        self.sessions.close(oldest, ends);
+        Ok(())
     }
 
     fn set_ca_root(&mut self, w: &mut Writer, root: &CaRoot) -> Result<Outcome, Rejection> {
@@ -363,11 +383,6 @@ impl State {
     /// The change log.
     pub fn changes(&self) -> &ChangeLog {
         &self.changes
-    }
-
-    /// The servers, by name.
-    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
-        self.members.iter().map(|(_, member)| member)
     }
 
     /// The CA's roots; the one stored last is the active one.

@@ -48,7 +48,8 @@ impl Command {
                     limits::REGISTRATION_BYTES_MAX,
                 )
             }
-            Self::CaRootSet(root) => {
+            Self::MemberStatus(report) => Ok(report.name.check()?),
+            Self::CaRootSet(root) | Self::CaRootInitial(root) => {
                 check_size("CA root", codec::encoded_len(root), limits::CA_ROOT_BYTES_MAX)
             }
             Self::Compact(_)
@@ -67,7 +68,8 @@ impl Command {
             | Self::Register(_)
             | Self::LeaseGrant(_)
             | Self::OpenSession
-            | Self::CaRootSet(_) => true,
+            | Self::CaRootSet(_)
+            | Self::CaRootInitial(_) => true,
             Self::Delete(_)
             | Self::Compact(_)
             | Self::Deregister(_)
@@ -76,6 +78,7 @@ impl Command {
             | Self::Renew(_)
             | Self::Pulse
             | Self::MemberUp(_)
+            | Self::MemberStatus(_)
             | Self::RulesRaise(_) => false,
         }
     }

@@ -116,6 +116,8 @@ pub(super) struct MemberRow {
     id: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     leader: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
     grpc_address: String,
     http_address: String,
     peer_address: String,
@@ -132,11 +134,13 @@ impl From<v1::Member> for MemberRow {
             grpc_address,
             version,
             leader,
+            failed,
         } = member;
         Self {
             name,
             id,
             leader: Some(leader),
+            status: Some(if failed { "failed" } else { "alive" }),
             grpc_address,
             http_address,
             peer_address,
@@ -156,12 +160,13 @@ impl MemberRow {
 }
 
 impl Row for MemberRow {
-    const HEADER: &'static [&'static str] = &["NAME", "LEADER", "GRPC", "HTTP", "PEER", "VERSION"];
+    const HEADER: &'static [&'static str] = &["NAME", "LEADER", "STATUS", "GRPC", "HTTP", "PEER", "VERSION"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.clone(),
             if self.leader == Some(true) { "yes" } else { "no" }.to_owned(),
+            self.status.unwrap_or_default().to_owned(),
             self.grpc_address.clone(),
             self.http_address.clone(),
             self.peer_address.clone(),

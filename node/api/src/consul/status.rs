@@ -11,14 +11,14 @@ pub(crate) async fn leader(call: Call) -> Handled {
     let members = Members.ask(&state).value;
     let address = members
         .iter()
-        .find(|member| Some(&member.name) == leader.as_ref());
-    Ok(call.json(&address.map_or("", |member| &member.peer_address)))
+        .find(|view| Some(&view.member.name) == leader.as_ref());
+    Ok(call.json(&address.map_or("", |view| &view.member.peer_address)))
 }
 
 /// The servers' addresses.
 pub(crate) async fn peers(call: Call) -> Handled {
     let state = call.local_state().await?;
     let members = Members.ask(&state).value;
-    let addresses: Vec<&str> = members.iter().map(|member| &*member.peer_address).collect();
+    let addresses: Vec<&str> = members.iter().map(|view| &*view.member.peer_address).collect();
     Ok(call.json(&addresses))
 }

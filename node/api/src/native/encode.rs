@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use spine_core::{
-    Change, Check, CheckDefinition, CheckKind, Delta, Endpoint, Event, Instance, Key, KvRow, LeaseId, Member,
-    Node, NodeName, Pace, Service, Status,
+    Change, Check, CheckDefinition, CheckKind, Delta, Endpoint, Event, Instance, Key, KvRow, LeaseId,
+    Liveness, Member, MemberStatus, Node, NodeName, Pace, Service, Status,
 };
 use spine_proto::v1::{self, check_definition::Kind, event::Change as WireChange};
 
@@ -198,7 +198,7 @@ fn pace(pace: Pace) -> v1::Pace {
     }
 }
 
-pub(super) fn member(member: &Member, leader: Option<&NodeName>) -> v1::Member {
+pub(super) fn member(member: &Member, status: MemberStatus, leader: Option<&NodeName>) -> v1::Member {
     v1::Member {
         name: member.name.to_string(),
         id: member.id,
@@ -207,6 +207,7 @@ pub(super) fn member(member: &Member, leader: Option<&NodeName>) -> v1::Member {
         grpc_address: member.grpc_address.to_string(),
         version: member.version.to_string(),
         leader: leader == Some(&member.name),
+        failed: status == MemberStatus::Failed,
     }
 }
 
@@ -297,11 +298,20 @@ fn change(change: &Change, with_before: bool) -> WireChange {
             })
         }
         Change::Member(name, delta) => {
-            let (before, after) = sides(delta, with_before, |row| member(row, None));
+            // One that makes itself known is heard.
+            let (before, after) = sides(delta, with_before, |row| member(row, MemberStatus::Alive, None));
             WireChange::Member(v1::MemberChange {
                 name: name.to_string(),
                 before,
                 after,
+            })
+        }
+        Change::MemberStatus(of, delta) => {
+            let side = |row: Option<Liveness>| row.map(|row| member(of, row.status, None));
+            WireChange::Member(v1::MemberChange {
+                name: of.name.to_string(),
+                before: side(delta.before.filter(|_| with_before)),
+                after: side(delta.after),
             })
         }
         Change::Lease(id, began) => WireChange::Lease(v1::LeaseChange {

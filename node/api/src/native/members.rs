@@ -34,7 +34,7 @@ async fn list_members(door: &Door, cx: &Context) -> Result<v1::ListMembersRespon
     let leader = door.registry.status().leader;
     let members = members
         .iter()
-        .map(|member| encode::member(member, leader.as_ref()))
+        .map(|view| encode::member(&view.member, view.liveness.status, leader.as_ref()))
         .collect();
     Ok(v1::ListMembersResponse {
         header: Some(header),

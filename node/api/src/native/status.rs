@@ -128,7 +128,8 @@ fn code_of_rejection(rejection: &Rejection) -> Code {
         Rejection::UnknownNode(_)
         | Rejection::UnknownInstance(_)
         | Rejection::UnknownCheck(_)
-        | Rejection::UnknownLease(_) => Code::NotFound,
+        | Rejection::UnknownLease(_)
+        | Rejection::UnknownMember { .. } => Code::NotFound,
         Rejection::NodeIdTaken { .. } | Rejection::LeaseExists(_) => Code::AlreadyExists,
         Rejection::NotTtl(_)
         | Rejection::Ambiguous { .. }

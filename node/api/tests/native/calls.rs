@@ -105,8 +105,8 @@ async fn members_and_this_server_are_told() {
         .into_inner()
         .members;
     assert_eq!(
-        (list.len(), list[0].name.as_str(), list[0].leader),
-        (1, "n1", true)
+        (list.len(), list[0].name.as_str(), list[0].leader, list[0].failed),
+        (1, "n1", true, false)
     );
     served.registry.local.set_leaderless(true);
     let status = members

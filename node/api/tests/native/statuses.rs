@@ -101,6 +101,10 @@ fn errors() -> Vec<Error> {
                 current: 1,
                 known: 1,
             },
+            Rejection::UnknownMember {
+                name: NodeName::parse("n9").unwrap(),
+                id: 9,
+            },
         ]
         .map(Error::Refused),
     );

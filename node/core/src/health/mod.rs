@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::update::cut;
-pub use self::{aggregate::worst, assign::assignee, threshold::Counter};
+pub use self::{aggregate::worst, assign::ranking, threshold::Counter};
 use crate::{
     command::{CheckDefinition, Status},
     id::{CheckId, CheckKey, Index, InstanceId, NodeName},

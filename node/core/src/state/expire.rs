@@ -8,6 +8,7 @@ use crate::{
     id::{CheckKey, InstanceKey},
     limits,
     outcome::Outcome,
+    time::Time,
     writer::Writer,
 };
 
@@ -15,10 +16,10 @@ impl State {
     pub(super) fn pulse(&mut self, w: &mut Writer) -> Outcome {
         let mut budget = limits::PULSE_ROWS_MAX;
         let mut ended = 0;
-        while let Some(key) = self.deadlines.pop(w.time, &mut budget) {
+        while let Some((at, key)) = self.deadlines.pop(w.time, &mut budget) {
             ended += 1;
             let written = w.events.len();
-            self.expire(w, key);
+            self.expire(w, at, key);
             // A lease takes its keys with it, an instance its checks: they count too.
             let more = (w.events.len() - written).saturating_sub(1);
             budget = budget.saturating_sub(more);
@@ -27,7 +28,7 @@ impl State {
         Outcome::Pulsed { ended, more }
     }
 
-    fn expire(&mut self, w: &mut Writer, key: DeadlineKey) {
+    fn expire(&mut self, w: &mut Writer, at: Time, key: DeadlineKey) {
         match key {
             DeadlineKey::Lease(id) => {
                 self.revoke_lease(w, id)
@@ -41,7 +42,7 @@ impl State {
             DeadlineKey::Implicit(check) => {
                 self.remove_check(w, &check);
             }
-            DeadlineKey::Session(id) => self.sessions.close(id),
+            DeadlineKey::Session(id) => self.sessions.close(id, at),
         }
     }
 

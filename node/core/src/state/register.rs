@@ -1,16 +1,10 @@
 //! Registration: a node, an instance and checks in one step.
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use super::{Heartbeat, State};
 use crate::{
     codec,
-    command::{
-        CheckDefinition, CheckKind, ExistingChecks, Member, NodeDefinition, Register, Service, Status,
-        Thresholds, Weights,
-    },
+    command::{CheckDefinition, CheckKind, ExistingChecks, Register, Status},
     deadline::DeadlineKey,
-    event::{Change, Delta},
     health::Check,
     id::{CheckId, CheckKey, InstanceId, InstanceKey, NodeName, ServiceName},
     limits,
@@ -50,12 +44,20 @@ impl State {
                 .catalog
                 .instance(&key)
                 .is_some_and(|instance| instance.content == content);
+            let twins = self.lost_twins(register);
             if *existing == ExistingChecks::Replace {
                 changed |= self.drop_checks_not_in(w, &key, checks);
             }
             changed |= self.catalog.put_instance(w, node, service, content);
+            for twin in &twins {
+                self.inherit(w, twin, &key, register);
+                changed = true;
+            }
             changed |= self.put_checks(w, node, checks, *existing, Some(&service.id));
             self.note_heartbeat(w, key, *heartbeat, repeated);
+            for twin in &twins {
+                self.remove_instance(w, twin);
+            }
         } else {
             changed |= self.put_checks(w, node, checks, *existing, None);
         }
@@ -266,73 +268,6 @@ impl State {
     pub(super) fn forget_heartbeat(&mut self, key: &InstanceKey) {
         self.heartbeats.remove(key);
         self.deadlines.clear(&DeadlineKey::Heartbeat(key.clone()));
-    }
-
-    /// A server says that it is there: its member row, its node, the check of the node, and the service `consul`,
-    /// which clients and UIs expect to find.
-    pub(super) fn member_up(&mut self, w: &mut Writer, member: &Member) -> Result<Outcome, Rejection> {
-        if !self.members.contains(&member.name) && self.members.len() >= limits::MEMBERS_MAX {
-            return Err(Rejection::too_many("members", limits::MEMBERS_MAX));
-        }
-        let port = |address: &str| {
-            address
-                .rsplit_once(':')
-                .and_then(|(_, port)| port.parse().ok())
-                .unwrap_or(0)
-        };
-        let text = |text: &str| -> Arc<str> { text.into() };
-        let tagged = ["lan", "wan"].map(|tag| (text(tag), member.host.clone()));
-        self.register(
-            w,
-            &Register {
-                node: member.name.clone(),
-                node_update: Some(NodeDefinition {
-                    id: member.node_uuid.clone(),
-                    address: member.host.clone(),
-                    tagged_addresses: tagged.into(),
-                    meta: BTreeMap::new(),
-                }),
-                service: Some(Service {
-                    id: InstanceId::parse("consul")?,
-                    name: ServiceName::parse("consul")?,
-                    kind: text(""),
-                    tags: Vec::new(),
-                    address: text(""),
-                    tagged_addresses: BTreeMap::new(),
-                    port: port(&member.peer_address),
-                    socket_path: text(""),
-                    meta: [(text("spine-version"), member.version.clone())].into(),
-                    weights: Weights::default(),
-                    enable_tag_override: false,
-                }),
-                checks: vec![CheckDefinition {
-                    id: CheckId::parse("serfHealth")?,
-                    name: text("Serf Health Status"),
-                    notes: text(""),
-                    service: None,
-                    status: Some(Status::Passing),
-                    output: text("Agent alive and reachable"),
-                    kind: CheckKind::External,
-                    deregister_after: None,
-                    thresholds: Thresholds::default(),
-                }],
-                existing: ExistingChecks::Overwrite,
-                heartbeat: None,
-            },
-        )?;
-        let before = self.members.get(&member.name).cloned();
-        if before.as_deref() != Some(member) {
-            let after = Arc::new(member.clone());
-            self.members.put(member.name.clone(), after.clone());
-            w.emit(Change::Member(
-                member.name.clone(),
-                Delta {
-                    before,
-                    after: Some(after),
-                },
-            ));
-        }
-        Ok(Outcome::MemberUp)
     }
 }
 

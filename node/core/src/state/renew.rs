@@ -9,7 +9,7 @@ use crate::{
     deadline::DeadlineKey,
     id::{CheckKey, InstanceKey},
     outcome::{Outcome, Renewed},
-    time::Time,
+    time::{Time, WallTime},
     writer::Writer,
 };
 
@@ -31,6 +31,8 @@ impl State {
             | Command::OpenSession
             | Command::MemberUp(_)
             | Command::CaRootSet(_)
+            | Command::CaRootInitial(_)
+            | Command::MemberStatus(_)
             | Command::RulesRaise(_) => None,
         }
     }
@@ -39,6 +41,10 @@ impl State {
         let service = register.service.as_ref()?;
         // A catalog registration states statuses and the node's row, which others may have changed since.
         if register.existing == ExistingChecks::Overwrite || register.node_update.is_some() {
+            return None;
+        }
+        // What a lost server's node has of it has to move.
+        if !self.lost_twins(register).is_empty() {
             return None;
         }
         let instance = InstanceKey {
@@ -79,7 +85,7 @@ impl State {
     }
 
     fn renew(&mut self, renewal: &Renewal) -> Renewed {
-        let w = Writer::new(self.index, self.time);
+        let w = Writer::new(self.index, self.time, WallTime::default());
         match renewal {
             Renewal::Lease(id) => {
                 let Some(ttl) = self.leases.get(*id).map(|lease| lease.ttl) else {

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use super::State;
 use crate::{
-    command::{Assignment, CheckDefinition, CheckKind, CheckUpdate, Status, Thresholds, UpdateSource},
-    health::{Check, assignee},
+    command::{
+        Assignment, CheckDefinition, CheckKind, CheckUpdate, MemberStatus, Status, Thresholds, UpdateSource,
+    },
+    health::{Check, ranking},
     id::{CheckId, CheckKey, InstanceId, InstanceKey},
     outcome::{Outcome, Rejection},
     time::Ttl,
@@ -86,14 +88,23 @@ impl State {
         }
     }
 
-    /// Who probes a check; `None` if nobody does.
+    /// Who probes a check, and since when; `None` if nobody does.
+    ///
+    /// A check comes to a member when it, or one that goes before it, is lost or comes back. So the newest of these
+    /// changes tells one term of office from another of the same member.
     pub fn assignment(&self, check: &Check) -> Option<Assignment> {
         check.definition.kind.interval()?;
-        let member = assignee(&check.key(), self.members().map(|member| &member.name))?;
-        Some(Assignment {
-            member: member.clone(),
-            definition: check.definition_index,
-        })
+        let ranked = ranking(&check.key(), self.members().map(|member| &member.name));
+        let mut since = check.definition_index;
+        for member in ranked {
+            let liveness = self.liveness_of(member);
+            since = since.max(liveness.index);
+            if liveness.status == MemberStatus::Alive {
+                let member = member.clone();
+                return Some(Assignment { member, since });
+            }
+        }
+        None
     }
 
     fn implicit_check(&self, w: &Writer, instance: &InstanceKey, id: CheckId, ttl: Ttl) -> Check {

@@ -19,6 +19,7 @@ use crate::{
     id::{CheckKey, Index, InstanceKey, Key, LeaseId, NodeName, Revision, SessionId},
     kv::{KvRow, Version},
     lease::Lease,
+    member::Liveness,
     outcome::Applied,
     time::Time,
 };
@@ -58,6 +59,7 @@ enum Kind {
     TopicGraves,
     Events,
     SessionOutcomes,
+    Liveness,
 }
 
 fn row<K: Serialize, V: Serialize>(kind: Kind) -> impl Fn((&K, &V)) -> Vec<u8> {
@@ -79,7 +81,9 @@ impl State {
             self.heartbeats.digest(),
             self.deadlines.rows.digest(),
             self.sessions.digest(),
-            self.members.digest(),
+            // Their liveness belongs to their rows: a state that never lost one has the digest that it had before
+            // there was such a table.
+            self.members.digest().wrapping_add(self.liveness.digest()),
             self.ca_roots.digest(),
             self.touched.live.digest(),
         ];
@@ -97,6 +101,7 @@ impl State {
             + self.deadlines.rows.bytes()
             + self.sessions.bytes()
             + self.members.bytes()
+            + self.liveness.bytes()
             + self.ca_roots.bytes()
             + self.touched.live.bytes()
             + self.changes.bytes()
@@ -136,6 +141,7 @@ impl State {
             .chain(self.touched.live.iter().map(row(Kind::Touched)))
             .chain(self.touched.gone.by_key.iter().map(row(Kind::TopicGraves)))
             .chain(self.changes.events.iter().map(row(Kind::Events)))
+            .chain(self.liveness.iter().map(row(Kind::Liveness)))
     }
 
     /// Puts back a row that [`State::rows`] gave. Checks come after the instances that they judge.
@@ -191,6 +197,10 @@ impl State {
             }
             Kind::Sessions => {
                 let (key, value): (SessionId, Session) = pair(body)?;
+                // Deadlines come before.
+                if let Some(ends) = self.deadlines.get(&DeadlineKey::Session(key)) {
+                    self.sessions.moved(key, None, ends);
+                }
                 self.sessions.rows.put(key, value);
             }
             Kind::SessionOutcomes => {
@@ -216,6 +226,10 @@ impl State {
             Kind::Events => {
                 let (key, value): ((Index, u32), Event) = pair(body)?;
                 self.changes.put(key, value);
+            }
+            Kind::Liveness => {
+                let (key, value): (NodeName, Liveness) = pair(body)?;
+                self.liveness.put(key, value);
             }
         }
         Ok(())

@@ -100,7 +100,9 @@ impl Asked<'_> {
         self.ask("nodes", &Nodes, |nodes| nodes);
         self.ask("services", &Services, |services| services);
         self.ask("endpoints", &AllEndpoints, endpoints);
-        self.ask("members", &Members, |members| members);
+        self.ask("members", &Members, |all| -> Vec<_> {
+            all.into_iter().map(|view| (view.member, view.liveness)).collect()
+        });
         self.ask("roots", &CaRoots, |roots| -> Vec<_> {
             roots
                 .into_iter()

@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use naive::{Model, Place};
 use proptest::prelude::*;
 use spine_core::{
-    Applied, Author, CheckKey, CheckKind, CheckUpdate, Command, Entry, Guard, Index, InstanceKey, KeyRange,
-    Register, Renewal, RenewalRequest, Request, RequestId, Revision, Rights, SessionId, State, Time,
-    UpdateSource, WallTime, codec,
+    Applied, Assignment, Author, CheckKey, CheckKind, CheckUpdate, Command, Entry, Guard, Index, InstanceKey,
+    KeyRange, MemberStatus, Register, Renewal, RenewalRequest, Request, RequestId, Revision, Rights,
+    SessionId, State, Time, UpdateSource, WallTime, codec,
     snapshot::{self, Header, Restore},
 };
 use steps::{Ask, Step, What};
@@ -33,6 +33,7 @@ fn run(steps: &[Step], range: &KeyRange) {
     let mut model = Model::default();
     let mut log = Vec::new();
     let mut answers = answers::all(&state);
+    let mut issued = BTreeMap::new();
     // A cluster's first request is its leader's own, before anybody can ask: no answer is older than index 1.
     let first = Step::Entry(
         0,
@@ -61,6 +62,7 @@ fn run(steps: &[Step], range: &KeyRange) {
                     assert_eq!(shown(applied), told, "{request:?}");
                 }
                 compare(&state, &model);
+                terms(&state, &model, &mut issued);
                 history(&state, &model, range);
                 let now = answers::all(&state);
                 answers::check(&answers, &now, &batch.events);
@@ -113,10 +115,11 @@ fn resolved(model: &Model, command: &Command) -> Command {
             check,
             source: UpdateSource::Probe(assignment),
             ..
-        }) if assignment.definition == Index(0) => {
+        }) if assignment.since == Index(0) => {
             let key = (node.to_string(), check.to_string());
             if let Some(row) = model.checks.get(&key) {
-                assignment.definition = row.defined;
+                let now = model.assignment(&key, row);
+                *assignment = now.unwrap_or_else(|| assignment.clone());
             }
         }
         _ => {}
@@ -231,10 +234,43 @@ fn compare(state: &State, model: &Model) {
         .collect();
     assert_eq!(leases, naive);
 
+    let servers: Vec<_> = state.members().map(|member| (&member.name, member.id)).collect();
+    let naive: Vec<_> = model
+        .members
+        .iter()
+        .map(|(name, server)| (name, server.id))
+        .collect();
+    assert_eq!(servers, naive);
+    for (name, server) in &model.members {
+        let row = state.liveness_of(name);
+        let failed = row.status == MemberStatus::Failed;
+        assert_eq!(
+            (failed, row.since.0, row.index),
+            (server.failed, server.since, server.changed)
+        );
+    }
+
     // A deadline that was moved ahead keeps its place: the pulse may come early, but never late.
     let next = state.next_deadline().map(|time| time.0);
     assert_eq!(next.is_some(), model.next_deadline().is_some());
     assert!(next <= model.next_deadline());
+}
+
+/// An assignment is of one term of office alone, and of the present one while that lasts.
+fn terms(state: &State, model: &Model, issued: &mut BTreeMap<(Place, Assignment), u64>) {
+    for check in state.health().checks() {
+        let place = (check.node.to_string(), check.definition.id.to_string());
+        let term = model.terms.get(&place);
+        let assignment = state.assignment(check);
+        assert_eq!(
+            assignment.as_ref().map(|now| &now.member),
+            term.map(|term| &term.0)
+        );
+        if let (Some(assignment), Some((.., number))) = (assignment, term) {
+            let first = *issued.entry((place, assignment)).or_insert(*number);
+            assert_eq!(first, *number, "an assignment of an earlier term");
+        }
+    }
 }
 
 fn same_check(row: &spine_core::Check, naive: &naive::Check) {

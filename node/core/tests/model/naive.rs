@@ -4,6 +4,7 @@
 mod catalog;
 mod health;
 mod keys;
+mod members;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,7 @@ pub(crate) use self::{
     catalog::{Instance, Node, Place, check, service},
     health::Check,
     keys::{Keys, Row},
+    members::Server,
 };
 
 /// What became of a request: of a refusal its code.
@@ -35,7 +37,11 @@ pub(crate) struct Model {
     pub(crate) nodes: BTreeMap<NodeName, Node>,
     pub(crate) instances: BTreeMap<Place, Instance>,
     pub(crate) checks: BTreeMap<Place, Check>,
-    pub(crate) members: BTreeSet<NodeName>,
+    pub(crate) members: BTreeMap<NodeName, Server>,
+    /// For each check that is probed: who does, of which definition, and the number of this term of office.
+    pub(crate) terms: BTreeMap<Place, (NodeName, Index, u64)>,
+    terms_begun: u64,
+    rooted: bool,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     /// Every session that was ever opened.
     pub(crate) opened: Vec<SessionId>,
@@ -71,13 +77,16 @@ impl Model {
         self.now = self.now.max(time.0);
         let Some(id) = request.id else {
             self.index += 1;
-            return (self.index, self.run(&request.command));
+            let told = (self.index, self.run(&request.command));
+            self.begin_terms();
+            return told;
         };
         if let Some(told) = self.told(&id) {
             return told;
         }
         self.index += 1;
         let told = (self.index, self.run(&request.command));
+        self.begin_terms();
         if let Some(session) = self.sessions.get_mut(&id.session) {
             let answered = id.answered_up_to.min(id.sequence - 1);
             session.answered = session.answered.max(answered);
@@ -132,7 +141,12 @@ impl Model {
                 Ok(Outcome::SessionOpened(id))
             }
             Command::MemberUp(member) => self.member_up(member),
-            Command::CaRootSet(_) => Ok(Outcome::CaRootSet),
+            Command::MemberStatus(report) => self.member_status(report),
+            Command::CaRootInitial(_) if self.rooted => Ok(Outcome::CaRootExists),
+            Command::CaRootSet(_) | Command::CaRootInitial(_) => {
+                self.rooted = true;
+                Ok(Outcome::CaRootSet)
+            }
             Command::RulesRaise(_) => Err("rules_unsupported"),
         }
     }

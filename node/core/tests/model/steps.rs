@@ -3,15 +3,15 @@
 use proptest::{prelude::*, sample::select};
 use spine_core::{
     Assignment, CaRoot, CheckDefinition, CheckId, CheckKind, CheckUpdate, Command, Delete, Deregister,
-    ExistingChecks, Guard, Index, InstanceId, Key, KeyRange, LeaseGrant, LeaseId, Member, NodeDefinition,
-    NodeName, Pace, Put, Register, Repeat, Revision, Scope, Status, Target, TcpProbe, Ttl, UpdateSource,
-    WallTime,
+    ExistingChecks, Guard, Index, InstanceId, Key, KeyRange, LeaseGrant, LeaseId, Member, MemberReport,
+    MemberStatus, NodeDefinition, NodeName, Pace, Put, Register, Repeat, Revision, Scope, Status, Target,
+    TcpProbe, Ttl, UpdateSource, WallTime,
 };
 
 use super::naive;
 
 pub(crate) const KEYS: [&str; 6] = ["a", "a/b", "a/c", "b", "b/", "c"];
-pub(crate) const NODES: [&str; 4] = ["n1", "n2", "s1", "s2"];
+pub(crate) const NODES: [&str; 5] = ["n1", "n2", "s1", "s2", "s3"];
 pub(crate) const SERVICES: [&str; 2] = ["api", "web"];
 pub(crate) const INSTANCES: [&str; 3] = ["api", "w2", "web"];
 pub(crate) const CHECKS: [&str; 3] = ["c1", "c2", "service:web"];
@@ -37,7 +37,7 @@ pub(crate) struct Ask {
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     /// As it stands; but a guard's `ModifyIndex(0)` or `ModRevision(0)` is the row's own, and a probe's
-    /// definition 0 is the check's.
+    /// assignment since 0 is the check's present one.
     Do(Command),
     /// Compact at so many revisions before the present one, or at one ahead.
     Compact(Option<u64>),
@@ -83,6 +83,8 @@ fn command() -> impl Strategy<Value = Command> {
         5 => Just(Command::Pulse),
         1 => Just(Command::OpenSession),
         2 => member_up(),
+        3 => member_status(),
+        1 => select(&["r1", "r2"][..]).prop_map(|id| Command::CaRootInitial(root(id))),
         1 => select(&["r1", "r2"][..]).prop_map(|id| Command::CaRootSet(root(id))),
         1 => (0..3_u32).prop_map(Command::RulesRaise),
     ]
@@ -254,10 +256,10 @@ fn check_update() -> impl Strategy<Value = Command> {
         check_id(),
         instance().prop_map(|id| CheckId::parse(id.as_str()).expect("an id"))
     ];
-    let probe = (node(), select(vec![0, 0, 0, 1])).prop_map(|(member, definition)| {
+    let probe = (node(), select(vec![0, 0, 0, 1])).prop_map(|(member, since)| {
         UpdateSource::Probe(Assignment {
             member,
-            definition: Index(definition),
+            since: Index(since),
         })
     });
     let source = prop_oneof![
@@ -281,7 +283,7 @@ fn check_update() -> impl Strategy<Value = Command> {
 
 fn member_up() -> impl Strategy<Value = Command> {
     (
-        select(&["s1", "s2"][..]),
+        select(&["s1", "s2", "s3"][..]),
         1..3_u64,
         select(&["10.0.0.1", "10.0.0.2"][..]),
     )
@@ -298,6 +300,17 @@ fn member_up() -> impl Strategy<Value = Command> {
                 rules: 1,
             })
         })
+}
+
+fn member_status() -> impl Strategy<Value = Command> {
+    let status = select(vec![MemberStatus::Alive, MemberStatus::Failed]);
+    (select(&["s1", "s2", "s3"][..]), 1..3_u64, status).prop_map(|(name, id, status)| {
+        Command::MemberStatus(MemberReport {
+            name: NodeName::parse(name).expect("a name"),
+            id,
+            status,
+        })
+    })
 }
 
 fn root(id: &str) -> CaRoot {

@@ -96,7 +96,7 @@ impl Script {
     fn apply(&mut self, requests: Vec<Request>) -> String {
         let entry = Entry {
             time: self.now,
-            wall: WallTime(0),
+            wall: WallTime(self.now.0),
             requests,
         };
         // What is applied is what was read back.
@@ -254,9 +254,7 @@ impl Script {
                     found.as_ref().map_or("none".into(), show::check_view)
                 })
             }
-            "members" => show::answer(&Members.ask(state), |all| {
-                show::lines(all, |member| format!("{} {}", member.name, member.id))
-            }),
+            "members" => show::answer(&Members.ask(state), |all| show::lines(all, show::member)),
             "roots" => show::answer(&CaRoots.ask(state), |all| {
                 show::lines(all, |root| {
                     format!("{} active={} index={}", root.root.id, root.active, root.index)

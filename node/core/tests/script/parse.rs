@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 use spine_core::{
     Author, CaRoot, CheckDefinition, CheckKey, CheckKind, CheckUpdate, Command, Delete, Deregister,
     ExistingChecks, GrpcProbe, Guard, HttpProbe, Index, InstanceKey, KeyRange, LeaseGrant, LeaseId, Member,
-    NodeDefinition, NodeName, Pace, Put, Register, Renewal, RenewalRequest, Repeat, Request, RequestId,
-    Revision, Rights, Scope, Service, ServiceName, SessionId, Status, Target, TcpProbe, Thresholds, Ttl,
-    UpdateSource, WallTime, Weights, codec,
+    MemberReport, MemberStatus, NodeDefinition, NodeName, Pace, Put, Register, Renewal, RenewalRequest,
+    Repeat, Request, RequestId, Revision, Rights, Scope, Service, ServiceName, SessionId, Status, Target,
+    TcpProbe, Thresholds, Ttl, UpdateSource, WallTime, Weights, codec,
 };
 
 /// Takes commands without applying them: those of one entry.
@@ -101,20 +101,34 @@ pub(crate) fn command(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Com
         "pulse" => Command::Pulse,
         "open_session" => Command::OpenSession,
         "member_up" => member(args)?,
-        "ca_root_set" => Command::CaRootSet(CaRoot {
-            id: pos(args)?.into(),
-            trust_domain: "test".into(),
-            certificate_pem: value(args)?.into(),
-            serial: "1".into(),
-            key_id: "k".into(),
-            key_type: "ec".into(),
-            key_bits: 256,
-            not_before: WallTime(0),
-            not_after: WallTime(1),
-            sealed_key: None,
+        "ca_root_set" => Command::CaRootSet(root(args)?),
+        "ca_root_initial" => Command::CaRootInitial(root(args)?),
+        "member_status" => Command::MemberStatus(MemberReport {
+            name: node(args)?,
+            id: args.take_key("id").unwrap_or("1").parse()?,
+            status: match pos(args)? {
+                "alive" => MemberStatus::Alive,
+                "failed" => MemberStatus::Failed,
+                other => return Err(format!("a member is not {other:?}").into()),
+            },
         }),
         "rules_raise" => Command::RulesRaise(pos(args)?.parse()?),
         other => return Err(format!("no command {other:?}").into()),
+    })
+}
+
+fn root(args: &mut ArgumentConsumer<'_>) -> Result<CaRoot, Box<dyn Error>> {
+    Ok(CaRoot {
+        id: pos(args)?.into(),
+        trust_domain: "test".into(),
+        certificate_pem: value(args)?.into(),
+        serial: "1".into(),
+        key_id: "k".into(),
+        key_type: "ec".into(),
+        key_bits: 256,
+        not_before: WallTime(0),
+        not_after: WallTime(1),
+        sealed_key: None,
     })
 }
 
@@ -276,12 +290,12 @@ pub(crate) fn report(args: &mut ArgumentConsumer<'_>) -> Result<Command, Box<dyn
     let source = match (
         args.take_key("implicit"),
         args.take_key("by"),
-        args.take_key("definition"),
+        args.take_key("since"),
     ) {
         (Some(length), ..) => UpdateSource::ServiceOrImplicit(ttl(length)?),
-        (None, Some(member), definition) => UpdateSource::Probe(spine_core::Assignment {
+        (None, Some(member), since) => UpdateSource::Probe(spine_core::Assignment {
             member: unparsed(member),
-            definition: Index(definition.unwrap_or("0").parse()?),
+            since: Index(since.unwrap_or("0").parse()?),
         }),
         (None, None, _) => UpdateSource::Service,
     };

@@ -6,8 +6,8 @@ use std::{
 };
 
 use spine_core::{
-    Answer, Applied, Change, Check, CheckView, Delta, Endpoint, Event, Instance, Key, KvRow, Node,
-    NodeWithInstances, Outcome, Page, ServiceName, Topic,
+    Answer, Applied, Change, Check, CheckView, Delta, Endpoint, Event, Instance, Key, KvRow, Liveness,
+    MemberView, Node, NodeWithInstances, Outcome, Page, ServiceName, Topic,
 };
 
 pub(crate) fn applied(applied: &Applied) -> String {
@@ -64,6 +64,15 @@ pub(crate) fn event(event: &Event) -> String {
             format!("member {name} {}", change(delta, |member| member.id.to_string()))
         }
         Change::CaRoots(root) => format!("roots {}", root.id),
+        Change::MemberStatus(member, delta) => {
+            let side = |row: &Option<Liveness>| row.as_ref().map_or("-".into(), liveness);
+            format!(
+                "member {} {} -> {}",
+                member.name,
+                side(&delta.before),
+                side(&delta.after)
+            )
+        }
     };
     format!("   {}| {change}", event.index)
 }
@@ -71,6 +80,19 @@ pub(crate) fn event(event: &Event) -> String {
 fn change<T>(delta: &Delta<Arc<T>>, show: impl Fn(&T) -> String) -> String {
     let side = |row: &Option<Arc<T>>| row.as_deref().map_or("-".into(), &show);
     format!("{} -> {}", side(&delta.before), side(&delta.after))
+}
+
+pub(crate) fn member(view: &MemberView) -> String {
+    format!(
+        "{} {} {}",
+        view.member.name,
+        view.member.id,
+        liveness(&view.liveness)
+    )
+}
+
+fn liveness(row: &Liveness) -> String {
+    format!("{} since {}@{}", row.status.as_str(), row.since.0, row.index)
 }
 
 pub(crate) fn answer<T>(answer: &Answer<T>, show: impl Fn(&T) -> String) -> String {
@@ -212,7 +234,7 @@ fn check(check: &Check) -> String {
     let kind = if kind.is_empty() { "external" } else { kind };
     let implicit = if check.implicit { " implicit" } else { "" };
     let mut output = check.output.to_string();
-    if output.len() > 60 {
+    if output.len() > 100 {
         output = format!("{} bytes", output.len());
     }
     format!("{kind} {}{implicit} {output:?}", check.status.as_str())

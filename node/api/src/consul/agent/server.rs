@@ -1,10 +1,10 @@
 //! This server and its cluster, as an agent of Consul describes itself.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::json;
-use spine_core::{Member, Members, Query};
+use spine_core::{MemberStatus, MemberView, Members, Query};
 
 use crate::{
     consul::{
@@ -19,14 +19,14 @@ pub(crate) async fn itself(call: Call) -> Handled {
     let members = Members.ask(&*call.local_state().await?).value;
     let status = call.registry().status();
     let name = &call.settings().node;
-    let own = members.iter().find(|member| member.name == *name);
-    let advertised = own.map_or("", |member| &member.peer_address);
+    let own = members.iter().find(|view| view.member.name == *name);
+    let advertised = own.map_or("", |view| &view.member.peer_address);
     let wire = json!({
         "Config": {
             "Datacenter": call.datacenter(),
             "PrimaryDatacenter": call.datacenter(),
             "NodeName": name.as_str(),
-            "NodeID": own.map_or("", |member| &member.node_uuid),
+            "NodeID": own.map_or("", |view| &view.member.node_uuid),
             "Revision": "",
             "Server": true,
             "Version": CONSUL_VERSION,
@@ -39,10 +39,10 @@ pub(crate) async fn itself(call: Call) -> Handled {
             "ServerMode": true,
             "SerfAdvertiseAddrLAN": format!("tcp://{advertised}"),
             "SerfAdvertiseAddrWAN": format!("tcp://{advertised}"),
-            "HTTPAddrs": own.iter().map(|member| format!("tcp://{}", member.http_address)).collect::<Vec<_>>(),
+            "HTTPAddrs": own.iter().map(|view| format!("tcp://{}", view.member.http_address)).collect::<Vec<_>>(),
         },
         "Coord": null,
-        "Member": own.map(|member| MemberWire::of(member, call.datacenter())),
+        "Member": own.map(|view| MemberWire::of(view, call.datacenter())),
         "Stats": stats(&status, members.len()),
         "Meta": {},
         "xDS": null,
@@ -95,11 +95,17 @@ struct MemberWire<'a> {
     delegate_cur: u8,
 }
 
-/// Serf's word for a member that is there.
-const ALIVE: u8 = 1;
+/// Serf's number of a status.
+fn serf_status(status: MemberStatus) -> u8 {
+    match status {
+        MemberStatus::Alive => 1,
+        MemberStatus::Failed => 4,
+    }
+}
 
 impl<'a> MemberWire<'a> {
-    fn of(member: &'a Member, datacenter: &str) -> Self {
+    fn of(view: &'a MemberView, datacenter: &str) -> Self {
+        let member = &view.member;
         let port = member
             .peer_address
             .rsplit_once(':')
@@ -120,7 +126,7 @@ impl<'a> MemberWire<'a> {
             addr: &member.host,
             port,
             tags: tags.into(),
-            status: ALIVE,
+            status: serf_status(view.liveness.status),
             protocol_min: 1,
             protocol_max: 5,
             protocol_cur: 2,
@@ -133,10 +139,10 @@ impl<'a> MemberWire<'a> {
 
 /// The servers of the cluster.
 pub(crate) async fn members(call: Call) -> Handled {
-    let members: Vec<Arc<Member>> = Members.ask(&*call.local_state().await?).value;
+    let members = Members.ask(&*call.local_state().await?).value;
     let wire: Vec<_> = members
         .iter()
-        .map(|member| MemberWire::of(member, call.datacenter()))
+        .map(|view| MemberWire::of(view, call.datacenter()))
         .collect();
     Ok(call.json(&wire))
 }

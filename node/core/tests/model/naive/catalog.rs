@@ -1,9 +1,9 @@
 //! Nodes and instances.
 
 use spine_core::{
-    CheckDefinition, CheckId, CheckKind, Deregister, ExistingChecks, Index, InstanceId, InstanceKey, Member,
-    NodeDefinition, NodeName, Outcome, Register, Renewed, Scope, Service, ServiceName, Status, Target,
-    Thresholds, Weights, codec,
+    CheckDefinition, CheckId, CheckKind, Deregister, ExistingChecks, Index, InstanceId, InstanceKey,
+    NodeDefinition, NodeName, Outcome, Register, Renewed, Scope, Service, ServiceName, Target, Thresholds,
+    Weights, codec,
 };
 
 use super::{Model, Told, is_ttl};
@@ -104,6 +104,7 @@ impl Model {
             .as_ref()
             .is_some_and(|row| row.sent.as_ref() == Some(register));
         let mut changed = false;
+        let twins = self.twins(register, service);
         if register.existing == ExistingChecks::Replace {
             let named = |id: &str| register.checks.iter().any(|check| check.id.as_str() == id);
             let mut gone = self.checks_of(&key);
@@ -124,9 +125,51 @@ impl Model {
             modified: before.filter(|_| same).map_or(index, |row| row.modified),
         };
         self.instances.insert(key.clone(), row);
+        changed |= !twins.is_empty();
+        for twin in &twins {
+            self.inherit(twin, &key, register);
+        }
         changed |= self.register_checks(register, Some(&service.id));
         self.hear(&key, register.heartbeat.map(|ttl| ttl.0), repeated);
+        for twin in &twins {
+            self.remove_instance(twin);
+        }
         changed
+    }
+
+    /// The same process, registered through servers that are lost now.
+    fn twins(&self, register: &Register, service: &Service) -> Vec<Place> {
+        if register.existing == ExistingChecks::Overwrite || !self.members.contains_key(&register.node) {
+            return Vec::new();
+        }
+        let reached = |node: &NodeName, service: &Service| match &*service.address {
+            "" => self.nodes[node].definition.address.clone(),
+            _ => service.address.clone(),
+        };
+        let lost = self.members.iter().filter(|(_, server)| server.failed);
+        lost.filter(|(node, _)| **node != register.node)
+            .filter_map(|(node, _)| {
+                let place = (node.to_string(), service.id.to_string());
+                let row = &self.instances.get(&place)?.service;
+                let same = row.name == service.name && row.port == service.port;
+                (same && reached(node, row) == reached(&register.node, service)).then_some(place)
+            })
+            .collect()
+    }
+
+    /// What judges a twin comes along, with what it says.
+    fn inherit(&mut self, twin: &Place, to: &Place, register: &Register) {
+        for from in self.checks_of(twin) {
+            let named = register.checks.iter().any(|check| check.id.as_str() == from.1);
+            let place = (to.0.clone(), from.1.clone());
+            if (named || register.existing == ExistingChecks::Keep) && !self.checks.contains_key(&place) {
+                let row = self.checks[&from].clone();
+                self.bring(place, row);
+            }
+        }
+        let heartbeat = self.instances[twin].heartbeat.clone();
+        let row = self.instances.get_mut(to).expect("it was put");
+        row.heartbeat = row.heartbeat.take().or(heartbeat);
     }
 
     /// Others have changed what this instance's client brought.
@@ -260,43 +303,13 @@ impl Model {
         }
         let elsewhere = self
             .members
-            .iter()
+            .keys()
             .map(|member| (member.to_string(), id.to_owned()));
         let found: Vec<_> = elsewhere.filter(|key| has(key)).collect();
         if found.len() > 1 {
             return Err("ambiguous");
         }
         Ok(found.into_iter().next())
-    }
-
-    /// A server brings its node, the check of its node, and the service `consul`.
-    pub(super) fn member_up(&mut self, member: &Member) -> Told {
-        let port = member.peer_address.rsplit(':').next();
-        let port = port.and_then(|port| port.parse().ok()).unwrap_or(0);
-        let addresses = ["lan", "wan"].map(|tag| (tag.into(), member.host.clone()));
-        self.register(&Register {
-            node: member.name.clone(),
-            node_update: Some(NodeDefinition {
-                id: member.node_uuid.clone(),
-                address: member.host.clone(),
-                tagged_addresses: addresses.into(),
-                ..NodeDefinition::default()
-            }),
-            service: Some(Service {
-                port,
-                meta: [("spine-version".into(), member.version.clone())].into(),
-                ..service("consul", "consul")
-            }),
-            checks: vec![CheckDefinition {
-                status: Some(Status::Passing),
-                output: "Agent alive and reachable".into(),
-                ..check("serfHealth", "Serf Health Status", CheckKind::External)
-            }],
-            existing: ExistingChecks::Overwrite,
-            heartbeat: None,
-        })?;
-        self.members.insert(member.name.clone());
-        Ok(Outcome::MemberUp)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use spine_core::{
     Assignment, CheckDefinition, CheckKey, CheckKind, CheckUpdate, ExistingChecks, Index, InstanceId,
-    NodeName, Outcome, Register, Renewed, Status, Ttl, UpdateSource, codec, health::assignee,
+    NodeName, Outcome, Register, Renewed, Status, Ttl, UpdateSource, codec, health::ranking,
 };
 
 use super::{Model, Told, catalog, catalog::Place, is_ttl};
@@ -35,7 +35,7 @@ impl Check {
         }
     }
 
-    fn say(&mut self, now: u64, status: Status, output: &Arc<str>) {
+    pub(super) fn say(&mut self, now: u64, status: Status, output: &Arc<str>) {
         self.status = status;
         self.output = output.clone();
         self.critical_since = match status {
@@ -130,7 +130,18 @@ impl Model {
         row
     }
 
-    fn store(&mut self, key: Place, mut row: Check) {
+    /// A check comes from another node.
+    pub(super) fn bring(&mut self, key: Place, row: Check) {
+        let index = Index(self.index);
+        let row = Check {
+            defined: index,
+            created: index,
+            ..row
+        };
+        self.store(key, row);
+    }
+
+    pub(super) fn store(&mut self, key: Place, mut row: Check) {
         row.modified = Index(self.index);
         row.arm(self.now);
         self.checks.insert(key, row);
@@ -193,10 +204,12 @@ impl Model {
             node: NodeName::parse(&key.0).expect("a name"),
             id: row.definition.id.clone(),
         };
-        let member = assignee(&check, &self.members)?.clone();
+        let ranked = ranking(&check, self.members.keys());
+        let first = ranked.iter().position(|name| !self.members[*name].failed)?;
+        let changes = ranked[..=first].iter().map(|name| self.members[*name].changed);
         Some(Assignment {
-            member,
-            definition: row.defined,
+            member: ranked[first].clone(),
+            since: changes.fold(row.defined, Index::max),
         })
     }
 

@@ -1,0 +1,211 @@
+//! Servers come, are lost, and are heard again.
+//!
+//! A server is not the host that its services run on. When it is lost, its registrations stay, others run its checks,
+//! and its node goes on passing; the check of the node says who carries it. Only when nobody is left to do so is the
+//! node critical.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::State;
+use crate::{
+    command::{
+        CheckDefinition, CheckKind, ExistingChecks, Member, MemberReport, MemberStatus, NodeDefinition,
+        Register, Service, Status, Thresholds, Weights,
+    },
+    event::{Change, Delta},
+    health::Check,
+    id::{CheckId, CheckKey, InstanceId, NodeName, ServiceName},
+    limits,
+    member::Liveness,
+    outcome::{Outcome, Rejection},
+    writer::Writer,
+};
+
+/// The check of a server's node, by Consul's name.
+const NODE_CHECK: &str = "serfHealth";
+/// What it says while the server is heard.
+const HEARD: &str = "Agent alive and reachable";
+/// What it says when no server is left.
+const NOBODY: &str = "Agent not live or unreachable";
+
+impl State {
+    /// The servers, by name.
+    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.members.iter().map(|(_, member)| member)
+    }
+
+    /// Whether a server is heard, and since when.
+    pub fn liveness_of(&self, member: &NodeName) -> Liveness {
+        self.liveness.get(member).copied().unwrap_or_default()
+    }
+
+    /// The servers that the leader has lost, by name.
+    pub(super) fn lost_members(&self) -> impl Iterator<Item = &NodeName> {
+        self.liveness
+            .iter()
+            .filter(|(_, row)| row.status == MemberStatus::Failed)
+            .map(|(name, _)| name)
+    }
+
+    /// A server says that it is there: its member row, its node, the check of the node, and the service `consul`,
+    /// which clients and UIs expect to find.
+    pub(super) fn member_up(&mut self, w: &mut Writer, member: &Member) -> Result<Outcome, Rejection> {
+        if !self.members.contains(&member.name) && self.members.len() >= limits::MEMBERS_MAX {
+            return Err(Rejection::too_many("members", limits::MEMBERS_MAX));
+        }
+        self.register(w, &registration(member)?)?;
+        let before = self.members.get(&member.name).cloned();
+        let after = Arc::new(member.clone());
+        if before.as_deref() != Some(member) {
+            self.members.put(member.name.clone(), after.clone());
+            w.emit(Change::Member(
+                member.name.clone(),
+                Delta {
+                    before,
+                    after: Some(after.clone()),
+                },
+            ));
+        }
+        self.set_liveness(w, &after, MemberStatus::Alive)?;
+        Ok(Outcome::MemberUp)
+    }
+
+    pub(super) fn member_status(
+        &mut self,
+        w: &mut Writer,
+        report: &MemberReport,
+    ) -> Result<Outcome, Rejection> {
+        let MemberReport { name, id, status } = report;
+        let member = self.members.get(name).filter(|member| member.id == *id).cloned();
+        let member = member.ok_or_else(|| Rejection::UnknownMember {
+            name: name.clone(),
+            id: *id,
+        })?;
+        let changed = self.set_liveness(w, &member, *status)?;
+        Ok(Outcome::MemberStatus { changed })
+    }
+
+    fn set_liveness(
+        &mut self,
+        w: &mut Writer,
+        member: &Arc<Member>,
+        status: MemberStatus,
+    ) -> Result<bool, Rejection> {
+        let before = self.liveness_of(&member.name);
+        if before.status == status {
+            return Ok(false);
+        }
+        let after = Liveness {
+            status,
+            since: w.time,
+            wall: w.wall,
+            index: w.index,
+        };
+        self.liveness.put(member.name.clone(), after);
+        w.emit(Change::MemberStatus(
+            member.clone(),
+            Delta {
+                before: Some(before),
+                after: Some(after),
+            },
+        ));
+        self.tell_carriers(w, &member.name)?;
+        Ok(true)
+    }
+
+    /// Rewrites the checks of servers' nodes after `changed` was lost or came back: its own node's, and those of the
+    /// nodes that others carry.
+    fn tell_carriers(&mut self, w: &mut Writer, changed: &NodeName) -> Result<(), Rejection> {
+        let (lost, live): (Vec<_>, Vec<_>) = self
+            .members()
+            .map(|member| (member.name.clone(), self.liveness_of(&member.name)))
+            .partition(|(_, row)| row.status == MemberStatus::Failed);
+        let live: Vec<_> = live.iter().map(|(name, _)| name.as_str()).collect();
+        if live.contains(&changed.as_str()) {
+            self.say_of_node(w, changed, Status::Passing, &HEARD.into())?;
+        }
+        let carriers = live.join(", ");
+        for (name, row) in &lost {
+            let (status, output) = if live.is_empty() {
+                (Status::Critical, NOBODY.into())
+            } else {
+                let since = row.wall;
+                let output = format!("server {name} is down since {since}; its checks are run by {carriers}");
+                (Status::Passing, output.into())
+            };
+            self.say_of_node(w, name, status, &output)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the check of a server's node, if its client has not removed it.
+    fn say_of_node(
+        &mut self,
+        w: &mut Writer,
+        node: &NodeName,
+        status: Status,
+        output: &Arc<str>,
+    ) -> Result<(), Rejection> {
+        let key = CheckKey {
+            node: node.clone(),
+            id: CheckId::parse(NODE_CHECK)?,
+        };
+        let Some(before) = self.health.check(&key).cloned() else {
+            return Ok(());
+        };
+        let after = Check::clone(&before).reporting(w, status, output);
+        if after != *before {
+            self.put_check(
+                w,
+                Check {
+                    modify_index: w.index,
+                    ..after
+                },
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What a server registers of itself.
+fn registration(member: &Member) -> Result<Register, Rejection> {
+    let text = |text: &str| -> Arc<str> { text.into() };
+    let port = member.peer_address.rsplit_once(':');
+    let port = port.and_then(|(_, port)| port.parse().ok()).unwrap_or(0);
+    let tagged = ["lan", "wan"].map(|tag| (text(tag), member.host.clone()));
+    Ok(Register {
+        node: member.name.clone(),
+        node_update: Some(NodeDefinition {
+            id: member.node_uuid.clone(),
+            address: member.host.clone(),
+            tagged_addresses: tagged.into(),
+            meta: BTreeMap::new(),
+        }),
+        service: Some(Service {
+            id: InstanceId::parse("consul")?,
+            name: ServiceName::parse("consul")?,
+            kind: text(""),
+            tags: Vec::new(),
+            address: text(""),
+            tagged_addresses: BTreeMap::new(),
+            port,
+            socket_path: text(""),
+            meta: [(text("spine-version"), member.version.clone())].into(),
+            weights: Weights::default(),
+            enable_tag_override: false,
+        }),
+        checks: vec![CheckDefinition {
+            id: CheckId::parse(NODE_CHECK)?,
+            name: text("Serf Health Status"),
+            notes: text(""),
+            service: None,
+            status: Some(Status::Passing),
+            output: text(HEARD),
+            kind: CheckKind::External,
+            deregister_after: None,
+            thresholds: Thresholds::default(),
+        }],
+        existing: ExistingChecks::Overwrite,
+        heartbeat: None,
+    })
+}
