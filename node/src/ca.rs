@@ -23,7 +23,7 @@ use rcgen::{
 };
 use sha2::{Digest, Sha256};
 use spine_api::{Blocking, Context, Error, Read, Registry, Role};
-use spine_core::{CaRoot, CaRoots, Command, Dialect, WallTime};
+use spine_core::{CaRoot, CaRoots, Command, Dialect, Outcome, WallTime};
 use time::OffsetDateTime;
 
 use crate::world::{World, rng::Rng};
@@ -81,9 +81,13 @@ pub enum CaError {
     Seal,
     /// The seal key is not the one that sealed it, or the sealed key was changed.
     #[error(
-        "the seal key does not open the CA's key: this server needs the file that the first one was given"
+        "--ca-seal-key does not open the key of the CA root {root}: every server needs the same file, and this one's \
+         differs from that of the server which made the root"
     )]
-    WrongSealKey,
+    WrongSealKey {
+        /// The root's id.
+        root: String,
+    },
     /// It can't be replicated.
     #[error("can't store the CA's root: {0}")]
     Store(#[from] Error),
@@ -136,19 +140,20 @@ impl SealKey {
     /// # Errors
     /// [`CaError::WrongSealKey`].
     pub fn open(&self, sealed: &[u8], root_id: &str) -> Result<Vec<u8>, CaError> {
-        let Some((&[SEAL_FORMAT], rest)) = sealed.split_first_chunk() else {
-            return Err(CaError::WrongSealKey);
+        let wrong = || CaError::WrongSealKey {
+            root: root_id.to_owned(),
         };
-        let (nonce, sealed) = rest
-            .split_first_chunk::<NONCE_LEN>()
-            .ok_or(CaError::WrongSealKey)?;
+        let Some((&[SEAL_FORMAT], rest)) = sealed.split_first_chunk() else {
+            return Err(wrong());
+        };
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or_else(wrong)?;
         let payload = Payload {
             msg: sealed,
             aad: root_id.as_bytes(),
         };
         XChaCha20Poly1305::new(&self.0)
             .decrypt(nonce.into(), payload)
-            .map_err(|_| CaError::WrongSealKey)
+            .map_err(|_| wrong())
     }
 }
 
@@ -190,16 +195,7 @@ pub async fn ensure_root(
         let status = registry.status();
         if status.role == Role::Leader {
             let root = make_root(&status.cluster_id, world.clock.wall(), &*world.rng, seal)?;
-            tracing::info!(
-                id = &*root.id,
-                key = if seal.is_some() { "sealed" } else { "discarded" },
-                "made the CA root"
-            );
-            registry
-                .propose(&cx, Command::CaRootSet(root))
-                .await?
-                .result
-                .map_err(Error::Refused)?;
+            propose_root(registry, &cx, root, seal.is_some()).await?;
         } else {
             let blocking = Blocking {
                 floor: answer.index,
@@ -211,6 +207,29 @@ pub async fn ensure_root(
     }
 }
 
+/// Proposes a root for a cluster that has none. An earlier leader may have made one meanwhile: that one stays, and is
+/// found by looking again.
+async fn propose_root(
+    registry: &dyn Registry,
+    cx: &Context,
+    root: CaRoot,
+    sealed: bool,
+) -> Result<(), CaError> {
+    let id = root.id.clone();
+    match registry.propose(cx, Command::CaRootInitial(root)).await {
+        Ok(applied) => {
+            if applied.result.map_err(Error::Refused)? == Outcome::CaRootSet {
+                let key = if sealed { "sealed" } else { "discarded" };
+                tracing::info!(id = &*id, key, "made the CA root");
+            }
+        }
+        Err(error @ (Error::ShuttingDown | Error::Refused(_))) => return Err(error.into()),
+        // Not the leader any more, or it is not known what became of it.
+        Err(error) => tracing::debug!(%error, "the CA root was not stored"),
+    }
+    Ok(())
+}
+
 /// What is left of a request's time after [`ROOT_WAIT`].
 const WAIT_SPARE: Duration = spine_api::limits::REQUEST_DEADLINE.saturating_sub(ROOT_WAIT);
 
@@ -219,12 +238,17 @@ fn check_key(root: &CaRoot, seal: Option<&SealKey>) -> Result<(), CaError> {
         (Some(sealed), Some(seal)) => seal.open(sealed, &root.id).map(drop),
         (Some(_), None) => {
             tracing::warn!(
+                root = &*root.id,
                 "the CA's key is sealed and this server has no --ca-seal-key: it can't sign certificates"
             );
             Ok(())
         }
         (None, Some(_)) => {
-            tracing::warn!("the CA's key was discarded when it was made: --ca-seal-key has nothing to open");
+            tracing::warn!(
+                root = &*root.id,
+                "the CA's key was discarded when the root was made, by a server without --ca-seal-key: this server's \
+                 has nothing to open"
+            );
             Ok(())
         }
         (None, None) => Ok(()),
@@ -347,17 +371,17 @@ mod tests {
         );
         assert!(matches!(
             other.open(&sealed, &root.id),
-            Err(CaError::WrongSealKey)
+            Err(CaError::WrongSealKey { .. })
         ));
         assert!(matches!(
             seal.open(&sealed, "another root"),
-            Err(CaError::WrongSealKey)
+            Err(CaError::WrongSealKey { .. })
         ));
         let mut changed = sealed.to_vec();
         *changed.last_mut().unwrap() ^= 1;
         assert!(matches!(
             seal.open(&changed, &root.id),
-            Err(CaError::WrongSealKey)
+            Err(CaError::WrongSealKey { .. })
         ));
         assert!(make_root("c", NOW, &OsRng, None).unwrap().sealed_key.is_none());
     }
@@ -383,10 +407,15 @@ mod tests {
         ensure_root(&*local, &world, Some(&seal)).await.unwrap();
         assert_eq!(local.hub().newest().ca_roots(), made);
         assert_eq!(made.len(), 1);
+        // A leader that has not heard of it yet comes too late.
+        let late = make_root("another", NOW, &OsRng, None).unwrap();
+        let cx = Context::new(Dialect::Internal);
+        propose_root(&*local, &cx, late, false).await.unwrap();
+        assert_eq!(local.hub().newest().ca_roots(), made);
         let other = key(&[8; 32], 0o600).1.unwrap();
         assert!(matches!(
             ensure_root(&*local, &world, Some(&other)).await,
-            Err(CaError::WrongSealKey)
+            Err(CaError::WrongSealKey { .. })
         ));
     }
 }

@@ -1,10 +1,16 @@
-//! What only a leader does, decided: ends what is due, keeps the log's clock going, compacts history.
+//! What only a leader does, decided: says which servers are lost, ends what is due, keeps the log's clock going, compacts
+//! history.
 //!
 //! [`Duties::due`] is asked by the task that submits entries, many times a second, and looks at what it is given alone.
+
+mod roll;
 
 use std::time::Duration;
 
 use spine_core::{Command, Revision, State, Time};
+
+use self::roll::Roll;
+pub use self::roll::{BACK_AFTER, Heard, LOST_AFTER};
 
 /// While any deadline exists an entry is made at least so often: after a restart of all voters cluster time goes on
 /// from the last one.
@@ -28,6 +34,8 @@ pub struct View<'a> {
     pub renewal_batches: usize,
     /// What is committed lags in being applied.
     pub lags: bool,
+    /// When each server was heard.
+    pub heard: &'a Heard,
 }
 
 /// Something that a leader must do now.
@@ -54,11 +62,13 @@ pub struct Duties {
     awaited: Option<usize>,
     /// A command of these duties is not answered yet.
     busy: bool,
+    /// Who is there.
+    roll: Roll,
 }
 
 impl Duties {
-    /// The duties of a leader that begins at `now` of the monotonic clock.
-    pub fn new(history_revisions: u64, now: Duration) -> Self {
+    /// The duties of `node`, a leader that begins at `now` of the monotonic clock.
+    pub fn new(node: u64, history_revisions: u64, now: Duration) -> Self {
         Self {
             history_revisions,
             entry_made: now,
@@ -66,6 +76,7 @@ impl Duties {
             pulsed: None,
             awaited: None,
             busy: false,
+            roll: Roll::new(node, now),
         }
     }
 
@@ -97,8 +108,13 @@ impl Duties {
     }
 
     fn command(&mut self, view: View<'_>) -> Option<Command> {
+        // Called even while nothing can be said: it tells time by being called.
+        let report = self.roll.call(view.state, view.heard, view.now);
         if self.busy {
             return None;
+        }
+        if let Some(report) = report {
+            return Some(Command::MemberStatus(report));
         }
         if self.may_pulse(view) {
             self.pulsed = Some(view.now);
@@ -140,6 +156,8 @@ mod tests {
 
     use super::*;
 
+    static NOBODY: Heard = Heard::new();
+
     fn applied(commands: impl IntoIterator<Item = Command>) -> State {
         let mut state = State::new();
         for command in commands {
@@ -166,11 +184,12 @@ mod tests {
             now: Duration::from_millis(time),
             renewal_batches: 0,
             lags: false,
+            heard: &NOBODY,
         }
     }
 
     fn duties() -> Duties {
-        Duties::new(100, Duration::ZERO)
+        Duties::new(1, 100, Duration::ZERO)
     }
 
     #[test]
@@ -264,5 +283,35 @@ mod tests {
             due,
             Some(Duty::Propose(Command::Compact(Revision(many.revision().0 - 100))))
         );
+    }
+
+    #[test]
+    fn a_server_that_is_lost_comes_before_what_is_due() {
+        let member = spine_core::Member {
+            name: spine_core::NodeName::parse("n2").unwrap(),
+            id: 2,
+            node_uuid: "uuid".into(),
+            host: "127.0.0.1".into(),
+            peer_address: "".into(),
+            http_address: "".into(),
+            grpc_address: "".into(),
+            version: "0.1.0".into(),
+            rules: 1,
+        };
+        let grant = LeaseGrant {
+            id: LeaseId(7),
+            ttl: Ttl::seconds(2),
+        };
+        let state = applied([Command::MemberUp(member), Command::LeaseGrant(grant)]);
+        let mut duties = duties();
+        for time in (0..=1_000).step_by(100) {
+            assert_eq!(duties.due(view(&state, time)), None);
+        }
+        let due = duties.due(View {
+            time: Time(2_000),
+            ..view(&state, 1_100)
+        });
+        assert!(matches!(due, Some(Duty::Propose(Command::MemberStatus(report))) if report.id == 2));
+        duties.done();
     }
 }

@@ -413,11 +413,12 @@ fn abort(task: Option<JoinHandle<()>>) {
     }
 }
 
-/// Says in the replicated state that this node is there, until it has been heard.
+/// Says in the replicated state that this node is there, until it has been heard. First it catches up: from then on checks
+/// are assigned to it.
 async fn announce(registry: Arc<NodeRegistry>, member: Member) {
     let name = member.name.clone();
     let command = Command::MemberUp(member);
-    loop {
+    while registry.ready().wait_for(|ready| *ready).await.is_ok() {
         match registry
             .propose(&Context::new(Dialect::Internal), command.clone())
             .await
@@ -430,9 +431,6 @@ async fn announce(registry: Arc<NodeRegistry>, member: Member) {
             }
             Err(spine_api::Error::ShuttingDown) => return,
             Err(error) => tracing::debug!(%error, "this node is not announced yet"),
-        }
-        if registry.ready().wait_for(|ready| *ready).await.is_err() {
-            return;
         }
         tokio::time::sleep(ANNOUNCE_AGAIN).await;
     }

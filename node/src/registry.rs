@@ -87,6 +87,7 @@ impl NodeRegistry {
             consensus: consensus.clone(),
             hub: hub.clone(),
             clock: clock.clone(),
+            node: about.identity.node,
             history_revisions: about.history_revisions,
             entry_bytes_max: about.entry_bytes_max,
             ready: tell_ready,

@@ -6,8 +6,9 @@ use parking_lot::Mutex;
 use spine_api::local::Local;
 use spine_api::{AdminCommand, AdminOutcome, Context, Error, NodeStatus, Registry, hub::Hub};
 use spine_core::{
-    Applied, Check, CheckDefinition, CheckId, CheckKey, CheckKind, Command, Dialect, ExistingChecks, Member,
-    NodeDefinition, NodeName, Pace, Register, Renewal, Renewed, State, Status, TcpProbe, Thresholds, Ttl,
+    Applied, Change, Check, CheckDefinition, CheckId, CheckKey, CheckKind, CheckUpdate, Command, Dialect,
+    ExistingChecks, Index, Member, MemberReport, MemberStatus, NodeDefinition, NodeName, Pace, Register,
+    Renewal, Renewed, Scope, State, Status, TcpProbe, Thresholds, Topic, Ttl, UpdateSource,
 };
 use spine_node::limits::{PROBE_REPORTS_MAX, PROBE_RUNS_MAX};
 use spine_node::metrics_sink::Uncounted;
@@ -283,6 +284,123 @@ async fn a_check_that_is_gone_or_another_nodes_is_not_run() {
         given.iter().map(|id| prober.runs_of(id)).collect::<Vec<_>>(),
         before
     );
+}
+
+async fn lost(local: &Local, name: &str, id: u64, status: MemberStatus) {
+    let name = node(name);
+    propose(local, Command::MemberStatus(MemberReport { name, id, status })).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_nodes_checks_run_here_at_once_and_keep_what_they_say() {
+    let local = local().await;
+    member_up(&local, "n2", 2).await;
+    let prober = Arc::new(Scripted::default());
+    let ids: Vec<_> = (0..200).map(|n| format!("c{n}")).collect();
+    register(&local, ids.clone(), Thresholds::default()).await;
+    let assigned = |id: &String| local.hub().newest().assignment(&check(&local, id)).unwrap();
+    let theirs: Vec<_> = ids
+        .iter()
+        .filter(|id| assigned(id).member == node("n2"))
+        .cloned()
+        .collect();
+    // What n2 found before it was lost.
+    for id in &theirs {
+        let found = CheckUpdate {
+            node: node("n1"),
+            check: CheckId::parse(id).unwrap(),
+            status: Status::Passing,
+            output: "as n2 found it".into(),
+            source: UpdateSource::Probe(assigned(id)),
+            scope: Scope::Node,
+        };
+        propose(&local, Command::CheckUpdate(found)).await;
+    }
+    // From here one target is not reached, and one is not reached the first time.
+    let (dead, shaky) = (&theirs[0], &theirs[1]);
+    prober.say(dead, Status::Critical, "down");
+    prober.say(shaky, Status::Critical, "down");
+    let _probes = start(&local, &prober);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(theirs.iter().all(|id| prober.runs_of(id) == 0));
+
+    lost(&local, "n2", 2, MemberStatus::Failed).await;
+    let took_over = tokio::time::Instant::now();
+    wait("all run here", || theirs.iter().all(|id| prober.runs_of(id) >= 1)).await;
+    assert!(
+        took_over.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        took_over.elapsed()
+    );
+    for id in &theirs {
+        assert_eq!(
+            check(&local, id).status,
+            Status::Passing,
+            "one failure settles nothing"
+        );
+    }
+    prober.say(shaky, Status::Passing, "up");
+    wait("what is dead is critical", || {
+        check(&local, dead).status == Status::Critical
+    })
+    .await;
+    assert!(
+        took_over.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        took_over.elapsed()
+    );
+    assert_eq!(prober.runs_of(dead), 2);
+    assert_eq!(check(&local, shaky).status, Status::Passing);
+    // Confirmed once, it is judged as any other.
+    let runs = prober.runs_of(shaky);
+    prober.say(shaky, Status::Critical, "down");
+    wait("it is critical", || {
+        check(&local, shaky).status == Status::Critical
+    })
+    .await;
+    assert_eq!(prober.runs_of(shaky), runs + 1);
+
+    lost(&local, "n2", 2, MemberStatus::Alive).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let runs: Vec<_> = theirs.iter().map(|id| prober.runs_of(id)).collect();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(
+        theirs.iter().map(|id| prober.runs_of(id)).collect::<Vec<_>>(),
+        runs
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_found_before_a_check_was_anothers_is_not_reported_after() {
+    let local = local().await;
+    member_up(&local, "n2", 2).await;
+    let prober = Arc::new(Scripted::default());
+    let ids: Vec<_> = (0..20).map(|n| format!("c{n}")).collect();
+    register(&local, ids.clone(), Thresholds::default()).await;
+    let _probes = start(&local, &prober);
+    let assigned = |id: &&String| local.hub().newest().assignment(&check(&local, id)).unwrap();
+    let mine = ids.iter().find(|id| assigned(id).member == node("n1")).unwrap();
+    wait("it passes", || check(&local, mine).status == Status::Passing).await;
+    // Cut off, it finds the target dead and can't say so; meanwhile the check is another's, and then its own again.
+    local.set_leaderless(true);
+    prober.say(mine, Status::Critical, "down");
+    let runs = prober.runs_of(mine);
+    wait("it runs", || prober.runs_of(mine) > runs).await;
+    local.set_leaderless(false);
+    let first = assigned(&mine);
+    lost(&local, "n1", 1, MemberStatus::Failed).await;
+    lost(&local, "n1", 1, MemberStatus::Alive).await;
+    prober.say(mine, Status::Passing, "up");
+    assert_ne!(assigned(&mine), first);
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let state = local.hub().newest();
+    let (events, _) = state.changes().since(Index(1), &[Topic::Checks], usize::MAX);
+    let said = events.iter().filter_map(|event| match &event.change {
+        Change::Check(key, _, delta) if key.id.as_str() == mine => Some(delta.after.as_ref()?.status),
+        _ => None,
+    });
+    assert_eq!(said.collect::<Vec<_>>().last(), Some(&Status::Passing));
+    assert_eq!(check(&local, mine).status, Status::Passing);
 }
 
 #[derive(Default)]

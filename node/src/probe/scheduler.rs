@@ -35,6 +35,12 @@ const INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// A check that only says something else, and means the same, is reported this often at most: outputs hold clocks and
 /// counters, and each report is an entry of the log.
 const OUTPUT_EVERY: Duration = Duration::from_mins(3);
+/// Checks that come from another node run within this time: nobody knows how long ago their last run was. All of a lost
+/// node's checks come at once, so they are spread.
+const TAKE_OVER_WITHIN: Duration = Duration::from_millis(500);
+/// Failures in a row before a check that came from another node is critical, at the least. The first run from here may
+/// fail for reasons of its own, and a service that passes must not leave for that.
+const TAKE_OVER_FAILURES: u32 = 2;
 /// A report that did not get through is made again after this long, and up to as much again.
 const REPORT_AGAIN: Duration = Duration::from_secs(1);
 /// Batches of changes between the catalog's follower and the scheduler.
@@ -136,7 +142,7 @@ fn news(events: &[Event]) -> News {
             Change::Check(key, ..) => {
                 checks.insert(key.clone());
             }
-            Change::Member(..) => return News::Anything,
+            Change::Member(..) | Change::MemberStatus(..) => return News::Anything,
             Change::Key(..)
             | Change::Node(..)
             | Change::Instance(..)
@@ -169,9 +175,13 @@ struct Scheduler {
 struct Probe {
     /// The row as last seen.
     check: Arc<Check>,
-    /// Tells this probe from one of the same check under another definition.
+    /// Since when it is this node's to run, so defined.
+    since: Index,
+    /// Tells this probe from one of the same check under another assignment.
     life: u64,
     counter: Counter,
+    /// It came from another node, and no run from here has settled yet what it is.
+    unconfirmed: bool,
     /// What the last run made of it: the status that it is to have, with what was seen.
     found: Option<Finding>,
     /// A report waits or is on its way.
@@ -184,6 +194,20 @@ impl Probe {
     fn interval(&self) -> Duration {
         let interval = self.check.definition.kind.interval().unwrap_or_default();
         interval.duration().max(INTERVAL_MIN)
+    }
+
+    /// Takes a run's result: the status that the check is to have, and how long after the run the next one begins.
+    fn count(&mut self, result: Status) -> (Status, Duration) {
+        let mut thresholds = self.check.definition.thresholds;
+        if self.unconfirmed {
+            let failures = &mut thresholds.failures_before_critical;
+            *failures = TAKE_OVER_FAILURES.max(*failures);
+        }
+        let status = self.counter.record(&thresholds, result, self.check.status);
+        self.unconfirmed &= result == Status::Critical && status != Status::Critical;
+        let again = self.unconfirmed && self.counter.failures() < TAKE_OVER_FAILURES;
+        let pause = if again { INTERVAL_MIN } else { self.interval() };
+        (status, pause)
     }
 
     /// What there is to say.
@@ -239,8 +263,11 @@ impl Scheduler {
         let state = self.registry.hub().newest();
         for key in checks {
             match state.health().check(key) {
-                Some(check) if self.is_mine(&state, check) => self.keep(check),
-                _ => self.drop_probe(key),
+                Some(check) => match self.mine_since(&state, check) {
+                    Some(since) => self.keep(check, since),
+                    None => self.drop_probe(key),
+                },
+                None => self.drop_probe(key),
             }
         }
         self.sweep();
@@ -251,10 +278,9 @@ impl Scheduler {
         let mine: Vec<_> = state
             .health()
             .checks()
-            .filter(|check| self.is_mine(&state, check))
-            .cloned()
+            .filter_map(|check| Some((check.clone(), self.mine_since(&state, check)?)))
             .collect();
-        let keys: BTreeSet<_> = mine.iter().map(|check| check.key()).collect();
+        let keys: BTreeSet<_> = mine.iter().map(|(check, _)| check.key()).collect();
         let gone: Vec<_> = self
             .probes
             .keys()
@@ -264,24 +290,24 @@ impl Scheduler {
         for key in &gone {
             self.drop_probe(key);
         }
-        for check in &mine {
-            self.keep(check);
+        for (check, since) in &mine {
+            self.keep(check, *since);
         }
         self.sweep();
     }
 
-    fn is_mine(&self, state: &State, check: &Check) -> bool {
-        state
-            .assignment(check)
-            .is_some_and(|assignment| assignment.member == self.me)
+    /// Since when a check is this node's to run, if it is.
+    fn mine_since(&self, state: &State, check: &Check) -> Option<Index> {
+        let assignment = state.assignment(check)?;
+        (assignment.member == self.me).then_some(assignment.since)
     }
 
-    /// Goes on with a check as its row is now. A changed definition begins a new life: results of the old one don't
-    /// count, and its entry in the queue is void.
-    fn keep(&mut self, check: &Arc<Check>) {
+    /// Goes on with a check as its row is now. A changed definition begins a new life, and so does a check that was
+    /// another node's meanwhile: results of the old one don't count, and its entry in the queue is void.
+    fn keep(&mut self, check: &Arc<Check>, since: Index) {
         let key = check.key();
         if let Some(probe) = self.probes.get_mut(&key)
-            && probe.check.definition_index == check.definition_index
+            && probe.since == since
         {
             let before = std::mem::replace(&mut probe.check, check.clone());
             self.count(Some(before.status), Some(check.status));
@@ -289,17 +315,25 @@ impl Scheduler {
         }
         self.lives += 1;
         let now = now();
+        let taken_over = since > check.definition_index;
         let probe = Probe {
             check: check.clone(),
+            since,
             life: self.lives,
             counter: Counter::default(),
+            unconfirmed: taken_over,
             found: None,
             reporting: false,
             // Outputs that differ after a restart are not all reported at once.
             output_at: now + self.up_to(OUTPUT_EVERY),
         };
         // Checks registered together don't run together.
-        let first = now + self.up_to(probe.interval());
+        let spread = if taken_over {
+            TAKE_OVER_WITHIN
+        } else {
+            probe.interval()
+        };
+        let first = now + self.up_to(spread);
         self.queue.push(Due {
             at: first,
             check: key.clone(),
@@ -355,19 +389,16 @@ impl Scheduler {
         let Some(probe) = self.probes.get_mut(&key).filter(|probe| probe.life == life) else {
             return;
         };
-        let definition = &probe.check.definition;
-        self.metrics
-            .probe_run(definition.kind.as_str(), finding.status, delay);
-        let status = probe
-            .counter
-            .record(&definition.thresholds, finding.status, probe.check.status);
+        let kind = probe.check.definition.kind.as_str();
+        self.metrics.probe_run(kind, finding.status, delay);
+        let (status, pause) = probe.count(finding.status);
         // A failure that does not count yet leaves what was said before.
         let counts = status == finding.status || status != probe.check.status;
         probe.found = counts.then_some(Finding {
             status,
             output: finding.output,
         });
-        let next = (began + probe.interval()).max(now());
+        let next = (began + pause).max(now());
         self.queue.push(Due {
             at: next,
             check: key.clone(),
@@ -409,7 +440,7 @@ impl Scheduler {
                 output: finding.output,
                 source: UpdateSource::Probe(Assignment {
                     member: self.me.clone(),
-                    definition: probe.check.definition_index,
+                    since: probe.since,
                 }),
                 scope: Scope::Node,
             };

@@ -23,7 +23,7 @@ use tokio::{
 
 use super::clock::{ClusterClock, Lag};
 use crate::{
-    leader::{Duties, Duty, View},
+    leader::{Duties, Duty, Heard, View},
     limits::ENTRIES_IN_FLIGHT_MAX,
     raft::{Consensus, ProposeError},
     world::clock::Clock,
@@ -95,6 +95,8 @@ pub(super) struct Submitter {
     pub(super) consensus: Arc<Consensus>,
     pub(super) hub: Arc<Hub>,
     pub(super) clock: Arc<dyn Clock>,
+    /// This node's id.
+    pub(super) node: u64,
     pub(super) history_revisions: u64,
     pub(super) entry_bytes_max: u64,
     pub(super) ready: watch::Sender<bool>,
@@ -159,7 +161,9 @@ impl Submitter {
             clock: self.clock.clone(),
             time: ClusterClock::start(state.time(), now),
             lag: Lag::default(),
-            duties: Duties::new(self.history_revisions, now),
+            duties: Duties::new(self.node, self.history_revisions, now),
+            heard: Heard::new(),
+            listen_at: now,
             entry_bytes_max: self.entry_bytes_max,
             commands: Draft::default(),
             renewals: Vec::new(),
@@ -188,6 +192,9 @@ struct Leading {
     time: ClusterClock,
     lag: Lag,
     duties: Duties,
+    heard: Heard,
+    /// When it is looked again who was heard.
+    listen_at: Duration,
     entry_bytes_max: u64,
     /// The next entry.
     commands: Draft,
@@ -358,8 +365,21 @@ impl Leading {
         .await;
     }
 
+    /// Looks who was heard, now and then: it copies all that Raft knows of itself.
+    fn listen(&mut self, now: Duration) {
+        if now < self.listen_at {
+            return;
+        }
+        self.listen_at = now + TURN_EVERY;
+        let contacts = self.consensus.contacts().into_iter();
+        self.heard = contacts
+            .filter_map(|(id, ago)| Some((id, now.saturating_sub(ago?))))
+            .collect();
+    }
+
     async fn do_duties(&mut self) {
         let now = self.look();
+        self.listen(now);
         let state = self.hub.newest();
         let view = View {
             state: &state,
@@ -368,6 +388,7 @@ impl Leading {
             renewal_batches: usize::from(self.renewals_in_flight)
                 + self.renewals.len().div_ceil(limits::ENTRY_RENEWALS_MAX),
             lags: self.lag.is_over(),
+            heard: &self.heard,
         };
         let requests = match self.duties.due(view) {
             None => return,
