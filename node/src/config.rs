@@ -15,6 +15,8 @@ use std::{
 
 use spine_core::{NodeName, Ttl};
 
+use crate::raft::{Peer, founding::Founders};
+
 pub use self::options::{Founder, HostPort, Listen, LogFormat, Malformed, Options, OrOff, Span};
 
 /// The values of what is not said.
@@ -66,8 +68,10 @@ pub struct Config {
     pub http_socket: Option<PathBuf>,
     /// The native API.
     pub grpc: Option<Endpoint>,
-    /// This server's peer address as the founding list names it.
-    pub peer: Option<HostPort>,
+    /// Traffic between servers.
+    pub peer: Option<Endpoint>,
+    /// The servers that found the cluster, this one included; none: it was not said, and this server is alone.
+    pub founders: Founders,
     /// Time to live of registrations without checks that heartbeat; `None`: they stay.
     pub default_service_ttl: Option<Ttl>,
     /// The key that seals the CA's key.
@@ -168,6 +172,7 @@ impl Config {
         refuse_unbuilt(&said)?;
         check_governance(mode, &said)?;
         let name = name(&said)?;
+        let founders = founders(&name, said.initial_cluster.as_deref())?;
         let config = Self {
             mode,
             datacenter: datacenter(&said)?,
@@ -186,7 +191,13 @@ impl Config {
                 defaults::GRPC_PORT,
                 "--advertise-grpc-addr",
             )?,
-            peer: founder(&name, said.initial_cluster)?,
+            peer: peer(
+                &name,
+                &founders,
+                said.peer_addr,
+                said.advertise_peer_addr.as_ref(),
+            )?,
+            founders,
             default_service_ttl: service_ttl(mode, said.default_service_ttl)?,
             ca_seal_key: said.ca_seal_key,
             probe_allow: said.probe_allow,
@@ -227,21 +238,8 @@ fn refuse_unbuilt(said: &Options) -> Result<(), ConfigError> {
     if let Some(OrOff::On(_)) = said.dns_addr {
         return refuse("--dns-addr", "DNS");
     }
-    if let Some(OrOff::On(_)) = said.peer_addr {
-        return refuse("--peer-addr", "a cluster of several servers");
-    }
-    if said.advertise_peer_addr.is_some() {
-        return refuse("--advertise-peer-addr", "a cluster of several servers");
-    }
     if said.join.is_some() {
         return refuse("--join", "joining a cluster");
-    }
-    if said
-        .initial_cluster
-        .as_ref()
-        .is_some_and(|founders| founders.len() > 1)
-    {
-        return refuse("--initial-cluster", "a cluster of several servers");
     }
     if said.governance_root.is_some() {
         return refuse("--governance-root", "governance (start with --governance open)");
@@ -364,19 +362,50 @@ fn http_socket(said: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigError> {
     }
 }
 
-fn founder(name: &NodeName, founders: Option<Vec<Founder>>) -> Result<Option<HostPort>, ConfigError> {
-    let Some(founder) = founders.into_iter().flatten().next() else {
-        return Ok(None);
+fn founders(name: &NodeName, said: Option<&[Founder]>) -> Result<Founders, ConfigError> {
+    let Some(said) = said else {
+        return Ok(Founders::default());
     };
-    if founder.name != name.as_str() {
-        let problem = format!(
-            "names {:?}, but this server is {:?} (--name)",
-            founder.name,
-            name.as_str()
-        );
-        return Err(invalid("--initial-cluster", problem));
+    let peers = said.iter().map(|founder| Peer {
+        name: founder.name.clone(),
+        address: founder.peer.to_string(),
+    });
+    Founders::new(name.as_str(), peers).map_err(|error| invalid("--initial-cluster", error.to_string()))
+}
+
+/// The port for peers. Where a list says how the others reach this server, it listens there unless told otherwise.
+fn peer(
+    name: &NodeName,
+    founders: &Founders,
+    listen: Option<Listen>,
+    advertise: Option<&HostPort>,
+) -> Result<Option<Endpoint>, ConfigError> {
+    let listed = founders.address(name.as_str());
+    let listed: Option<HostPort> = listed.map(|address| address.parse().expect("it was written by one"));
+    if let (Some(listed), Some(advertise)) = (&listed, advertise)
+        && listed != advertise
+    {
+        let problem =
+            format!("{advertise}, but --initial-cluster says that the others reach this server at {listed}");
+        return Err(invalid("--advertise-peer-addr", problem));
     }
-    Ok(Some(founder.peer))
+    let bind = match (listen, &listed) {
+        (Some(OrOff::On(bind)), _) => Some(bind),
+        (Some(OrOff::Off), _) if founders.len() > 1 => {
+            let problem = "off, but --initial-cluster names other servers, which must reach this one";
+            return Err(invalid("--peer-addr", problem));
+        }
+        (None, Some(listed)) if founders.len() > 1 => Some(listed.clone()),
+        (None | Some(OrOff::Off), _) => None,
+    };
+    match (bind, listed.or(advertise.cloned())) {
+        (Some(bind), advertise) => Ok(Some(Endpoint { bind, advertise })),
+        (None, _) if advertise.is_some() => Err(invalid(
+            "--advertise-peer-addr",
+            "there is nothing to advertise: it is off",
+        )),
+        (None, _) => Ok(None),
+    }
 }
 
 fn service_ttl(mode: Mode, said: Option<OrOff<Span>>) -> Result<Option<Ttl>, ConfigError> {

@@ -119,7 +119,7 @@ async fn run(config: Config) -> Exit {
     let server = tokio::select! {
         started = Server::start(config.clone(), World::real()) => match started {
             Ok(server) => server,
-            Err(error) => return fail(Exit::Error, &error),
+            Err(error) => return fail(error.exit(), &error),
         },
         _ = terminate.recv() => return Exit::Ok,
         _ = interrupt.recv() => return Exit::Ok,
@@ -129,7 +129,7 @@ async fn run(config: Config) -> Exit {
     let watchdog = tokio::spawn(systemd::watchdog(server.registry()));
     tokio::select! {
         // The node has said why in the log; its data is as a crash would leave it, which the next start repairs.
-        error = server.fatal() => return fail(Exit::Error, &error),
+        error = server.fatal() => return fail(error.exit(), &error),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -166,6 +166,9 @@ fn introduce(config: &Config, places: &Places) {
     if let Some(grpc) = places.grpc {
         println!("  native gRPC      {grpc}");
     }
+    if let Some(peer) = places.peer {
+        println!("  other servers    {peer}");
+    }
     let kept = if config.data_dir.is_some() {
         "kept"
     } else {
@@ -181,10 +184,15 @@ fn introduce(config: &Config, places: &Places) {
     }
     println!("  governance       open: everybody who reaches a port may do everything");
     let https = config.https.as_ref().map(|https| &https.endpoint);
-    let outside = [config.http.as_ref(), https, config.grpc.as_ref()]
-        .into_iter()
-        .flatten()
-        .any(|endpoint| !endpoint.is_loopback());
+    let outside = [
+        config.http.as_ref(),
+        https,
+        config.grpc.as_ref(),
+        config.peer.as_ref(),
+    ]
+    .into_iter()
+    .flatten()
+    .any(|endpoint| !endpoint.is_loopback());
     match (outside, mode) {
         (true, _) => {
             println!("  listening        BEYOND THIS MACHINE: whoever reaches it may change everything");

@@ -2,9 +2,10 @@
 //!
 //! [`Server::start`] binds every port before anything else, so that a port in use is said at once and nothing has been
 //! touched; then it starts the node, waits until it serves, sees that the cluster has a CA root, begins to probe, and
-//! only then answers. [`Server::stop`] goes the other way: nothing new comes in, what is on its way is answered, who waits
+//! only then answers. Until then its ports say that it is not ready, and what it waits for. [`Server::stop`] goes the other way: nothing new comes in, what is on its way is answered, who waits
 //! for a change is told that the server ends, the node writes its checkpoint.
 
+mod door;
 mod listen;
 mod ops;
 mod port;
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 pub use self::{socket::SocketError, tls::TlsError};
 
 use self::{
+    door::{Door, NotReady},
     listen::{WayIn, WaysIn},
     ops::Ops,
     port::{Port, Protocol},
@@ -34,14 +36,20 @@ use self::{
 use crate::{
     Node, NodeSettings, World,
     ca::{self, CaError, SealKey, SealKeyError},
+    cli::Exit,
     config::{Config, Endpoint, HostPort},
+    node::{PeerPort, PeerSettings},
+    peer::Waiting,
     probe::{Guard, NetProber, Probes},
     raft::bootstrap::StartError,
     telemetry::{count::Count, metrics::Metrics},
+    world::net::Listener,
 };
 
-/// While the node is not ready, it is said why so often.
-const WAITING_SAID_EVERY: Duration = Duration::from_secs(5);
+/// While the node is not ready, it is looked at why so often,
+const WAITING_LOOKED_AT_EVERY: Duration = Duration::from_millis(200);
+/// and written to the log every so many times: every 5 s.
+const WAITING_SAID_EVERY: u32 = 25;
 /// The port for peers, by default.
 const PEER_PORT: u16 = 8300;
 
@@ -90,6 +98,16 @@ pub enum ServeError {
     Fatal(Arc<str>),
 }
 
+impl ServeError {
+    /// What the process ends with.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Node(error) if error.is_refusal() => Exit::Refused,
+            _ => Exit::Error,
+        }
+    }
+}
+
 /// A running server.
 pub struct Server {
     node: Node,
@@ -113,6 +131,8 @@ pub struct Places {
     pub http_socket: Option<PathBuf>,
     /// The native API.
     pub grpc: Option<SocketAddr>,
+    /// Traffic between servers.
+    pub peer: Option<SocketAddr>,
     /// Its data.
     pub data_dir: PathBuf,
 }
@@ -131,12 +151,19 @@ impl Server {
             https: ways_in.https.as_ref().and_then(WayIn::address),
             http_socket: ways_in.socket.as_ref().and_then(WayIn::path).map(Into::into),
             grpc: ways_in.grpc.as_ref().and_then(WayIn::address),
+            peer: ways_in.peer.as_ref().and_then(|peer| peer.address().ok()),
             data_dir,
         };
         let metrics = Arc::new(Metrics::new(world.clock.clone()));
-        let node = Node::start(settings(&config, &places), world.clone(), metrics.clone()).await?;
+        let waiting = Waiting::default();
+        let doors = Doors::new(&waiting);
+        let settings = settings(&config, &places, ways_in.peer.clone());
+        let (stopping, stop) = watch::channel(false);
+        let ports = serve(ways_in, &doors, &config, &metrics, &stop);
+
+        let node = Node::start_waiting(settings, world.clone(), metrics.clone(), &waiting).await?;
         let registry = node.registry();
-        ready(&node, &*registry).await?;
+        ready(&node, &*registry, &waiting).await?;
         ca::ensure_root(&*registry, &world, seal.as_ref()).await?;
 
         let own_ports = [places.http, places.https, places.grpc]
@@ -154,32 +181,15 @@ impl Server {
             metrics.clone(),
         );
 
-        let (stopping, stop) = watch::channel(false);
         let ops = Ops {
             registry: registry.clone(),
-            metrics: metrics.clone(),
+            metrics,
             clock: world.clock.clone(),
         };
-        let http = http_router(&config, &ops);
-        let ports = [
-            ("http", ways_in.http, Protocol::Http1, http.clone()),
-            ("https", ways_in.https, Protocol::Http1, http.clone()),
-            ("unix", ways_in.socket, Protocol::Http1, http),
-            ("grpc", ways_in.grpc, Protocol::Http2, grpc_router(&config, &ops)),
-        ];
-        let ports = ports.into_iter().filter_map(|(name, way_in, protocol, router)| {
-            let port = Port {
-                name,
-                way_in: way_in?,
-                protocol,
-                router,
-                connections_max: config.connections_max,
-                metrics: metrics.clone(),
-            };
-            Some(port.serve(stop.clone()))
-        });
+        doors.http.open(http_router(&config, &ops));
+        doors.grpc.open(grpc_router(&config, &ops));
         Ok(Self {
-            ports: ports.collect(),
+            ports,
             node,
             probes,
             stopping,
@@ -230,6 +240,49 @@ impl Server {
     }
 }
 
+/// What the ports answer with.
+struct Doors {
+    http: Door,
+    grpc: Door,
+}
+
+impl Doors {
+    fn new(waiting: &Waiting) -> Self {
+        Self {
+            http: Door::new(NotReady(waiting.clone()).http()),
+            grpc: Door::new(NotReady(waiting.clone()).grpc()),
+        }
+    }
+}
+
+/// Lets clients in.
+fn serve(
+    ways_in: WaysIn,
+    doors: &Doors,
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    stop: &watch::Receiver<bool>,
+) -> Vec<port::Serving> {
+    let ports = [
+        ("http", ways_in.http, Protocol::Http1, &doors.http),
+        ("https", ways_in.https, Protocol::Http1, &doors.http),
+        ("unix", ways_in.socket, Protocol::Http1, &doors.http),
+        ("grpc", ways_in.grpc, Protocol::Http2, &doors.grpc),
+    ];
+    let ports = ports.into_iter().filter_map(|(name, way_in, protocol, door)| {
+        let port = Port {
+            name,
+            way_in: way_in?,
+            protocol,
+            door: door.clone(),
+            connections_max: config.connections_max,
+            metrics: metrics.clone(),
+        };
+        Some(port.serve(stop.clone()))
+    });
+    ports.collect()
+}
+
 fn data_dir(config: &Config) -> Result<(PathBuf, Option<tempfile::TempDir>), ServeError> {
     if let Some(data_dir) = &config.data_dir {
         return Ok((data_dir.clone(), None));
@@ -241,7 +294,7 @@ fn data_dir(config: &Config) -> Result<(PathBuf, Option<tempfile::TempDir>), Ser
     Ok((temporary.path().to_owned(), Some(temporary)))
 }
 
-fn settings(config: &Config, places: &Places) -> NodeSettings {
+fn settings(config: &Config, places: &Places, peer_port: Option<Arc<dyn Listener>>) -> NodeSettings {
     let told = |endpoint: Option<&Endpoint>, bound: Option<SocketAddr>| match (endpoint, bound) {
         (Some(endpoint), Some(bound)) => Some(
             endpoint
@@ -256,6 +309,7 @@ fn settings(config: &Config, places: &Places) -> NodeSettings {
     let text = |address: Option<&HostPort>| address.map(ToString::to_string).unwrap_or_default().into();
     let https = config.https.as_ref().map(|https| &https.endpoint);
     let https = told(https, places.https);
+    let peer = told(config.peer.as_ref(), places.peer);
     let host = [&http, &https, &grpc]
         .into_iter()
         .flatten()
@@ -267,12 +321,15 @@ fn settings(config: &Config, places: &Places) -> NodeSettings {
         http_address: text(http.as_ref()),
         grpc_address: text(grpc.as_ref()),
         // A cluster of one listens to no peer; clients still tell servers apart by the address that it would have.
-        peer_address: config
-            .peer
-            .clone()
-            .unwrap_or_else(|| HostPort::new(host, PEER_PORT))
-            .to_string()
-            .into(),
+        peer_address: match (config.founders.address(config.name.as_str()), peer) {
+            (Some(listed), _) => listed.into(),
+            (None, Some(told)) => told.to_string().into(),
+            (None, None) => HostPort::new(host, PEER_PORT).to_string().into(),
+        },
+        peers: peer_port.map(|listener| PeerSettings {
+            port: PeerPort::Bound(listener),
+            founders: config.founders.peers().collect(),
+        }),
         ..NodeSettings::new(config.name.clone(), places.data_dir.clone())
     }
 }
@@ -301,19 +358,23 @@ fn outward(any: IpAddr) -> Option<IpAddr> {
 }
 
 /// Waits until the node serves, saying now and then what it waits for.
-async fn ready(node: &Node, registry: &dyn Registry) -> Result<(), ServeError> {
+async fn ready(node: &Node, registry: &dyn Registry, waiting: &Waiting) -> Result<(), ServeError> {
     let mut ready = std::pin::pin!(node.ready());
+    let mut looks = 0;
     loop {
         tokio::select! {
             ended = &mut ready => return ended.map_err(ServeError::Fatal),
-            () = tokio::time::sleep(WAITING_SAID_EVERY) => {
-                let status = registry.status();
-                tracing::info!(
-                    role = ?status.role, term = status.term, applied = status.applied, committed = status.committed,
-                    "not ready yet: {}", ops::missing(&status)
-                );
-            }
+            () = tokio::time::sleep(WAITING_LOOKED_AT_EVERY) => looks += 1,
         }
+        let status = registry.status();
+        let missing = ops::missing(&status);
+        if looks % WAITING_SAID_EVERY == 0 {
+            tracing::info!(
+                role = ?status.role, term = status.term, applied = status.applied, committed = status.committed,
+                "not ready yet: {missing}"
+            );
+        }
+        waiting.set(missing);
     }
 }
 

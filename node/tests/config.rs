@@ -70,10 +70,7 @@ fn what_is_not_built_is_refused_by_name() {
     for (line, option) in [
         ("--etcd-addr 127.0.0.1:2379", "--etcd-addr"),
         ("--dns-addr 127.0.0.1:8600", "--dns-addr"),
-        ("--peer-addr 127.0.0.1:8300", "--peer-addr"),
-        ("--advertise-peer-addr 10.0.0.1:8300", "--advertise-peer-addr"),
         ("--join 10.0.0.1:8300", "--join"),
-        ("--initial-cluster a=h:1,b=h:2", "--initial-cluster"),
         ("--governance strict", "--governance"),
         ("--governance-root /f", "--governance-root"),
     ] {
@@ -167,6 +164,17 @@ fn values_that_can_not_be_are_refused() {
             "--advertise-http-addr",
         ),
         ("--name a --initial-cluster b=h:1", "--initial-cluster"),
+        ("--name a --initial-cluster a=h:1,a=h:2", "--initial-cluster"),
+        ("--name a --initial-cluster a=h:1,b=h:1", "--initial-cluster"),
+        (
+            "--name a --initial-cluster a=h:1,b=h:2 --peer-addr off",
+            "--peer-addr",
+        ),
+        (
+            "--name a --initial-cluster a=h:1,b=h:2 --advertise-peer-addr h:3",
+            "--advertise-peer-addr",
+        ),
+        ("--advertise-peer-addr h:1", "--advertise-peer-addr"),
         ("--https-addr h:1", "--tls-cert"),
         ("--https-addr h:1 --tls-key k", "--tls-cert"),
         ("--https-addr h:1 --tls-cert c", "--tls-key"),
@@ -183,9 +191,39 @@ fn values_that_can_not_be_are_refused() {
 }
 
 #[test]
-fn a_cluster_of_one_knows_its_peer_address() {
+fn a_cluster_of_one_knows_its_peer_address_and_listens_to_nobody() {
     let config = dev("--name a --initial-cluster a=10.0.0.1:8300").unwrap();
-    assert_eq!(config.peer, Some(HostPort::new("10.0.0.1", 8300)));
+    assert_eq!(config.peer, None);
+    assert_eq!(config.founders.address("a"), Some("10.0.0.1:8300"));
+    let config = dev("--name a --peer-addr 0.0.0.0:8300 --advertise-peer-addr 10.0.0.1:8300").unwrap();
+    let peer = config.peer.unwrap();
+    assert_eq!(peer.bind, HostPort::new("0.0.0.0", 8300));
+    assert_eq!(peer.advertise, Some(HostPort::new("10.0.0.1", 8300)));
+    assert!(config.founders.is_empty());
+}
+
+#[test]
+fn one_of_several_listens_where_the_list_says_or_where_it_is_told() {
+    let list = "--name b --initial-cluster c=h3:8300,a=h1:8300,b=h2:8300";
+    let config = dev(list).unwrap();
+    assert_eq!(config.founders.to_string(), "a=h1:8300,b=h2:8300,c=h3:8300");
+    let listed = HostPort::new("h2", 8300);
+    let peer = config.peer.unwrap();
+    assert_eq!(
+        (peer.bind, peer.advertise.as_ref()),
+        (listed.clone(), Some(&listed))
+    );
+    let peer = dev(&format!(
+        "{list} --peer-addr 0.0.0.0:8301 --advertise-peer-addr h2:8300"
+    ));
+    let peer = peer.unwrap().peer.unwrap();
+    assert_eq!(peer.bind, HostPort::new("0.0.0.0", 8301));
+    assert_eq!(peer.advertise, Some(listed));
+    let refused = refusal(dev("--name x --initial-cluster a=h1:1,b=h2:2"));
+    assert!(
+        refused.contains("\"a\", \"b\"") && refused.contains("\"x\""),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -28,6 +28,11 @@ pub fn is_ok(url: &str) -> bool {
     get(url).is_some_and(|answer| answer.status().is_success())
 }
 
+/// The answer to `PUT url` with this body, or `None` if nobody answered.
+pub fn put(url: &str, body: &str) -> Option<Response> {
+    client().put(url).body(body.to_owned()).send().ok()
+}
+
 fn client() -> &'static Client {
     static CLIENT: OnceLock<Client> = OnceLock::new();
     CLIENT.get_or_init(|| {

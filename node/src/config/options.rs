@@ -61,15 +61,16 @@ pub struct Options {
     #[arg(long, env = "SPINE_DNS_ADDR", value_name = "HOST:PORT|off")]
     pub dns_addr: Option<Listen>,
 
-    /// Traffic between servers [default: off; not built yet]
+    /// Traffic between servers [default: off; where --initial-cluster names several, the address that it gives this one]
     #[arg(long, env = "SPINE_PEER_ADDR", value_name = "HOST:PORT|off")]
     pub peer_addr: Option<Listen>,
 
-    /// Where other servers reach this one, if not at the address bound [not built yet]
+    /// Where other servers reach this one, if not at the address bound; must be what --initial-cluster says, if it does
     #[arg(long, env = "SPINE_ADVERTISE_PEER_ADDR", value_name = "HOST:PORT")]
     pub advertise_peer_addr: Option<HostPort>,
 
-    /// The servers that found the cluster, each with its peer address
+    /// The servers that found the cluster on their first start, this one included, each with its peer address; the same
+    /// for all of them [default: this server alone]
     #[arg(
         long,
         env = "SPINE_INITIAL_CLUSTER",

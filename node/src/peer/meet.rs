@@ -46,7 +46,7 @@ impl Waiting {
         self.0.lock().clone()
     }
 
-    fn set(&self, what: impl Into<Arc<str>>) {
+    pub(crate) fn set(&self, what: impl Into<Arc<str>>) {
         *self.0.lock() = Some(what.into());
     }
 

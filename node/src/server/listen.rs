@@ -22,6 +22,8 @@ pub(super) struct WaysIn {
     pub(super) socket: Option<WayIn>,
     /// The native API.
     pub(super) grpc: Option<WayIn>,
+    /// Traffic between servers.
+    pub(super) peer: Option<Arc<dyn Listener>>,
 }
 
 impl WaysIn {
@@ -33,6 +35,7 @@ impl WaysIn {
         let https = config.https.as_ref().map(|https| &https.endpoint);
         let https = bind(world, "--https-addr", https).await?;
         let grpc = bind(world, "--grpc-addr", config.grpc.as_ref()).await?;
+        let peer = bind(world, "--peer-addr", config.peer.as_ref()).await?;
         let socket = match &config.http_socket {
             Some(path) => Some(SocketFile::bind(path).await?),
             None => None,
@@ -44,6 +47,7 @@ impl WaysIn {
                 .map(|(listener, acceptor)| WayIn::Tls(listener, acceptor)),
             socket: socket.map(WayIn::Unix),
             grpc: grpc.map(WayIn::Tcp),
+            peer,
         })
     }
 }

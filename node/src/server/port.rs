@@ -17,7 +17,10 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::Service;
 use tower_http::timeout::TimeoutBody;
 
-use super::listen::{Arrival, Peer, WayIn};
+use super::{
+    door::Door,
+    listen::{Arrival, Peer, WayIn},
+};
 use crate::limits::{BODY_PAUSE_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX, HEADERS_MAX, STREAMS_MAX};
 use crate::telemetry::metrics::{Metrics, OpenConnection};
 
@@ -41,7 +44,7 @@ pub(super) struct Port {
     pub(super) name: &'static str,
     pub(super) way_in: WayIn,
     pub(super) protocol: Protocol,
-    pub(super) router: Router,
+    pub(super) door: Door,
     pub(super) connections_max: usize,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -89,7 +92,7 @@ impl Port {
             let watcher = graceful.watcher();
             connections.spawn(connection(
                 server.clone(),
-                self.router.clone(),
+                self.door.clone(),
                 arrival,
                 stop.clone(),
                 watcher,
@@ -140,7 +143,7 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 
 async fn connection(
     server: Arc<auto::Builder<TokioExecutor>>,
-    router: Router,
+    door: Door,
     arrival: Arrival,
     mut stop: watch::Receiver<bool>,
     watcher: hyper_util::server::graceful::Watcher,
@@ -160,7 +163,7 @@ async fn connection(
             return;
         }
     };
-    let service = service_fn(move |request| answer(router.clone(), request, peer));
+    let service = service_fn(move |request| answer(door.router(), request, peer));
     let connection = server.serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(connection).await {
         // Clients go away in the middle of things; that is theirs to know.
