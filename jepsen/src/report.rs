@@ -15,9 +15,6 @@ use crate::{
     history::{Call, History, Operation, Workload},
 };
 
-/// Violations that a report shows in full.
-const SHOWN: usize = 20;
-
 /// What a run says about one workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -262,8 +259,12 @@ pub fn page(
         if findings.is_clean() {
             continue;
         }
-        let _ = writeln!(page, "\n## {workload}: {} found\n", findings.count);
-        for Violation { rule, detail } in findings.violations.iter().take(SHOWN) {
+        let _ = writeln!(
+            page,
+            "\n## {workload}: {} found, the first of each kind\n",
+            findings.count
+        );
+        for Violation { rule, detail } in &findings.violations {
             let _ = writeln!(page, "- **{rule}**: {detail}");
         }
         for undecided in &findings.undecided {

@@ -27,8 +27,8 @@ use crate::{
     history::{History, Workload},
 };
 
-/// Violations are kept up to this many; a broken cluster breaks the same promise thousands of times.
-const VIOLATIONS_KEPT: usize = 100;
+/// Violations of one rule are kept up to this many; a broken cluster breaks the same promise thousands of times.
+const VIOLATIONS_KEPT: usize = 10;
 
 /// A promise broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl fmt::Display for Violation {
 /// What a checker found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Promises broken: the first of them.
+    /// Promises broken: the first ones of each kind.
     pub violations: Vec<Violation>,
     /// How many there were.
     pub count: usize,
@@ -59,10 +59,8 @@ pub struct Findings {
 impl Findings {
     pub(crate) fn violation(&mut self, rule: &'static str, detail: impl Into<String>) {
         self.count += 1;
-        if self.violations.len() < VIOLATIONS_KEPT {
-            let detail = detail.into();
-            self.violations.push(Violation { rule, detail });
-        }
+        let detail = detail.into();
+        self.keep(Violation { rule, detail });
     }
 
     pub(crate) fn undecided(&mut self, detail: impl Into<String>) {
@@ -72,9 +70,20 @@ impl Findings {
     /// These and those.
     pub(crate) fn add(&mut self, other: Self) {
         self.count += other.count;
-        let room = VIOLATIONS_KEPT - self.violations.len();
-        self.violations.extend(other.violations.into_iter().take(room));
+        for violation in other.violations {
+            self.keep(violation);
+        }
         self.undecided.extend(other.undecided);
+    }
+
+    fn keep(&mut self, violation: Violation) {
+        let same = self
+            .violations
+            .iter()
+            .filter(|known| known.rule == violation.rule);
+        if same.count() < VIOLATIONS_KEPT {
+            self.violations.push(violation);
+        }
     }
 
     /// Whether every promise was kept, certainly.

@@ -100,6 +100,7 @@ fn jepsen(workspace: &Workspace) -> Vec<Stage> {
     nemesis.env("SPINE_BIN", binary(&workspace.target));
     let mut build = in_root(workspace, ["build", "--bin", "spine"]);
     vec![
+        harness("jepsen, self-test", workspace, &["self-test"]),
         harness("jepsen, doctor", workspace, &["doctor"]),
         Stage::prepared_tests("jepsen, nemesis", move || {
             must_be_root()?;
