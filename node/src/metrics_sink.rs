@@ -16,6 +16,9 @@ pub trait NodeMetrics: Send + Sync + 'static {
     /// An entry of so many requests was applied.
     fn applied(&self, _requests: usize) {}
 
+    /// A state came whole from another node and took the place of this one's.
+    fn installed(&self) {}
+
     /// A request to change something was answered.
     fn request(&self, _request: Request) {}
 

@@ -25,7 +25,7 @@ use crate::{
         Applied, Consensus, Ground, Leader, Peer, TransferError,
         bootstrap::{Opened, StartError},
         identity::Identity,
-        keeper::Keeper,
+        keeper::{Keeper, Newest},
     },
     registry::{About, NodeRegistry},
     start::{Start, Started, stay_known},
@@ -33,6 +33,8 @@ use crate::{
     world::{World, home::Lodging, lock::DirLock, net::Listener},
 };
 
+/// States from other nodes that wait to be made durable: they come one at a time.
+const STATES_RECEIVED_MAX: usize = 1;
 /// At a stop, requests on their way have so long to be answered.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 /// At a stop, the last checkpoint has so long to be written.
@@ -83,11 +85,15 @@ pub struct NodeSettings {
     pub history_revisions: u64,
     /// Sizes of the log.
     pub log: LogOptions,
+    /// Bytes of log that are kept for members that are behind, beside what the checkpoints need.
+    pub log_kept_for_members: u64,
 }
 
 impl NodeSettings {
     /// Revisions kept unless told otherwise.
     pub const HISTORY_REVISIONS: u64 = 100_000;
+    /// Bytes of log kept for members that are behind, unless told otherwise.
+    pub const LOG_KEPT_FOR_MEMBERS: u64 = 1 << 30;
 
     /// A node of this name in `data_dir`, with the usual settings and no addresses.
     pub fn new(name: NodeName, data_dir: PathBuf) -> Self {
@@ -102,6 +108,7 @@ impl NodeSettings {
             grpc_address: "".into(),
             history_revisions: Self::HISTORY_REVISIONS,
             log: LogOptions::default(),
+            log_kept_for_members: Self::LOG_KEPT_FOR_MEMBERS,
         }
     }
 
@@ -220,7 +227,8 @@ impl Node {
             "storage opened"
         );
         let hub = Arc::new(Hub::new(loaded.applied.state.clone()));
-        let position = loaded.applied.position.map_or(0, |position| position.index);
+        let newest = Newest::of(&loaded);
+        let (hand_over_state, received) = mpsc::channel(STATES_RECEIVED_MAX);
         let consensus = Consensus::start(Ground {
             identity,
             boot_number,
@@ -233,6 +241,7 @@ impl Node {
             home: world.raft_home,
             runtime: lodging.handle().clone(),
             rng: world.rng.clone(),
+            received: hand_over_state,
             metrics: metrics.clone(),
         })
         .await?;
@@ -258,9 +267,10 @@ impl Node {
             checkpoints,
             identity,
             log: log.clone(),
-            stream_bytes: loaded.stream_bytes,
-            position,
+            newest,
             asks,
+            received,
+            kept_for_members: settings.log_kept_for_members,
             clock: world.clock.clone(),
             metrics,
             home: world.raft_home,

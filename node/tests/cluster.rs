@@ -128,3 +128,52 @@ async fn messages_of_peers_have_bounds() {
     assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
     cluster.stop().await;
 }
+
+/// Whoever is not of this cluster, or means another node, is told so.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_refused() {
+    let cluster = Cluster::start().await;
+    let node = cluster.node(0);
+    let identity = node.identity();
+    let uri = format!("http://{}", node.peer_address().unwrap());
+    let endpoint = Endpoint::from_shared(uri).unwrap();
+    let mut client = RaftClient::new(endpoint.connect().await.unwrap());
+    let header = v1::Header {
+        cluster_id: identity.cluster.0.to_be_bytes().to_vec().into(),
+        from: cluster.node(1).identity().node,
+        to: identity.node,
+        boot: cluster.node(1).boot_number(),
+    };
+    let mut another_cluster = header.clone();
+    another_cluster.cluster_id = vec![7; 16].into();
+    let mut another_node = header.clone();
+    another_node.to = 77;
+    let mut another_sender = header.clone();
+    another_sender.from = 77;
+    let headers = [
+        (None, Code::InvalidArgument, "a request without a header"),
+        (
+            Some(another_cluster),
+            Code::FailedPrecondition,
+            "this server is of cluster",
+        ),
+        (Some(another_node), Code::FailedPrecondition, "this is node"),
+        (
+            Some(another_sender),
+            Code::FailedPrecondition,
+            "node 000000000000004d is not a member",
+        ),
+        // It is heard, and what it says makes no sense.
+        (Some(header), Code::InvalidArgument, "malformed vote"),
+    ];
+    for (header, code, text) in headers {
+        let request = v1::VoteRequest {
+            header,
+            ..v1::VoteRequest::default()
+        };
+        let refused = client.pre_vote(request).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused}");
+        assert!(refused.message().starts_with(text), "{refused}");
+    }
+    cluster.stop().await;
+}

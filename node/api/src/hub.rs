@@ -89,6 +89,19 @@ impl Hub {
         drop(before);
     }
 
+    /// Publishes a state that came whole, not by events: nobody knows what changed since the one before, so everybody
+    /// is woken and reads on in the new state's change log, or is told that it doesn't reach back so far.
+    pub fn replace(&self, state: State) {
+        let state = Arc::new(state);
+        let before = {
+            let waiters = self.waiters.lock();
+            let before = std::mem::replace(&mut *self.newest.write(), state);
+            waiters.all().for_each(|mark| mark.touch(before.index().next()));
+            before
+        };
+        drop(before);
+    }
+
     /// Enrols a waiter. Dropping the ticket ends it.
     ///
     /// # Errors
@@ -126,10 +139,7 @@ impl Hub {
     pub fn close(&self) {
         let mut waiters = self.waiters.lock();
         waiters.closed = true;
-        let everybody = waiters.by_topic.values().flat_map(BTreeMap::values);
-        everybody
-            .chain(waiters.by_range.all())
-            .for_each(|mark| mark.notify.notify_one());
+        waiters.all().for_each(|mark| mark.notify.notify_one());
     }
 
     fn closed(&self) -> bool {
@@ -138,6 +148,11 @@ impl Hub {
 }
 
 impl Waiters {
+    fn all(&self) -> impl Iterator<Item = &Arc<Mark>> {
+        let by_topic = self.by_topic.values().flat_map(BTreeMap::values);
+        by_topic.chain(self.by_range.all())
+    }
+
     fn add(&mut self, interest: &[Topic], mark: &Arc<Mark>) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
@@ -354,5 +369,16 @@ mod tests {
         assert!(hub.enroll(&[Topic::Nodes]).is_ok());
         drop(also_held);
         assert_eq!(hub.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_state_that_comes_whole_wakes_everybody() {
+        let hub = Hub::new(State::new());
+        let mut nodes = hub.enroll(&[Topic::Nodes]).expect("room");
+        let mut keys = hub.enroll(&[Topic::Keys(KeyRange::all())]).expect("room");
+        hub.replace(State::new());
+        assert_eq!(nodes.quiet_through(), None);
+        assert_eq!(nodes.touched().await, Ok(Index(1)));
+        assert_eq!(keys.touched().await, Ok(Index(1)));
     }
 }

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Consensus,
-    checkpoint::{self, Checkpoints, LOGGED_AT_STOP},
+    Applied, Consensus,
+    checkpoint::{self, Checkpoints, LOGGED_AT_STOP, Loaded},
     identity::Identity,
 };
 use crate::{
@@ -21,6 +21,36 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After one that failed the next is not tried before this.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(30);
 
+/// A state that came from another node, to be made durable.
+pub struct Received {
+    /// The state and its place in the log.
+    pub applied: Applied,
+    /// Hears when it is durable, or why it isn't.
+    pub tell: oneshot::Sender<Result<(), Arc<str>>>,
+}
+
+/// Where the newest checkpoint stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Newest {
+    /// Bytes of the log's stream when it was taken.
+    stream_bytes: u64,
+    /// The same for the one before; of one that was loaded it isn't known, and then it is no less.
+    older_stream_bytes: u64,
+    /// Its log position; 0 for generation 0.
+    position: u64,
+}
+
+impl Newest {
+    /// The one that was loaded.
+    pub fn of(loaded: &Loaded) -> Self {
+        Self {
+            stream_bytes: loaded.stream_bytes,
+            older_stream_bytes: loaded.stream_bytes,
+            position: loaded.applied.position.map_or(0, |position| position.index),
+        }
+    }
+}
+
 /// Writes the checkpoints of a node, one at a time.
 pub struct Keeper {
     /// Where the state comes from, and who is told.
@@ -31,12 +61,14 @@ pub struct Keeper {
     pub identity: Identity,
     /// The log that they stand for.
     pub log: Arc<dyn LogStore>,
-    /// Bytes of the log's stream at the newest one.
-    pub stream_bytes: u64,
-    /// Its log position; 0 for generation 0.
-    pub position: u64,
+    /// The newest one.
+    pub newest: Newest,
     /// Those who ask for one.
     pub asks: mpsc::Receiver<CheckpointAsk>,
+    /// States that came from other nodes.
+    pub received: mpsc::Receiver<Received>,
+    /// Bytes of log that are kept for members that are behind, beside what the checkpoints need.
+    pub kept_for_members: u64,
     /// Times them.
     pub clock: Arc<dyn Clock>,
     /// Is told of them.
@@ -58,7 +90,12 @@ impl Keeper {
                 Some(tell) = self.asks.recv() => {
                     let _ = tell.send(self.write().await);
                 }
+                Some(Received { applied, tell }) = self.received.recv() => {
+                    let stream_bytes = self.log.state().stream_bytes;
+                    let _ = tell.send(self.write_timed(applied, stream_bytes).await.map(drop));
+                }
                 _ = look.tick() => {
+                    self.consensus.let_go();
                     let state_bytes = self.consensus.applied().borrow().state.bytes();
                     let due = checkpoint::due(self.logged(), state_bytes);
                     if due && self.clock.monotonic() >= not_before && self.write().await.is_err() {
@@ -74,16 +111,38 @@ impl Keeper {
     }
 
     fn logged(&self) -> u64 {
-        self.log.state().stream_bytes.saturating_sub(self.stream_bytes)
+        self.log
+            .state()
+            .stream_bytes
+            .saturating_sub(self.newest.stream_bytes)
     }
 
-    /// Writes one of what is applied now, and gives its log position.
+    /// Writes one of what is applied now, lets the log behind it go, and gives its log position.
     async fn write(&mut self) -> Result<u64, Arc<str>> {
+        // The stream first: it may count entries that are not in the state yet, never the other way round.
+        let stream_bytes = self.log.state().stream_bytes;
+        let applied = self.consensus.applied().borrow().clone();
+        let position = applied.position.map_or(0, |position| position.index);
+        // A state that came from another node may be on the disk and not published yet: nothing older goes after it.
+        if position <= self.newest.position {
+            return Ok(self.newest.position);
+        }
+        let covered = self.write_timed(applied.clone(), stream_bytes).await?;
+        let told = self
+            .consensus
+            .checkpointed(&applied, covered, self.spends_too_much());
+        told.await.map_err(|error| Arc::from(error.to_string()))?;
+        Ok(position)
+    }
+
+    /// Writes a checkpoint of `applied`; gives how far the log may go then.
+    async fn write_timed(&mut self, applied: Applied, stream_bytes: u64) -> Result<Option<u64>, Arc<str>> {
+        let position = applied.position.map_or(0, |position| position.index);
         let began = self.clock.monotonic();
-        let result = self.try_write().await;
+        let result = self.write_checkpoint(applied, stream_bytes).await;
         let took = self.clock.monotonic().saturating_sub(began);
         match &result {
-            Ok(position) => {
+            Ok(_) => {
                 self.metrics.checkpointed(took);
                 tracing::info!(position, took_ms = took.as_millis(), "checkpoint written");
             }
@@ -95,18 +154,16 @@ impl Keeper {
         result
     }
 
-    async fn try_write(&mut self) -> Result<u64, Arc<str>> {
+    async fn write_checkpoint(
+        &mut self,
+        applied: Applied,
+        stream_bytes: u64,
+    ) -> Result<Option<u64>, Arc<str>> {
         let why = |error: &dyn std::fmt::Display| Arc::from(error.to_string());
-        // The stream first: it may count entries that are not in the state yet, never the other way round.
-        let stream_bytes = self.log.state().stream_bytes;
-        let applied = self.consensus.applied().borrow().clone();
         let position = applied.position.map_or(0, |position| position.index);
-        if position == self.position {
-            return Ok(position);
-        }
-        let (checkpoints, identity, taken) = (self.checkpoints.clone(), self.identity, applied.clone());
+        let (checkpoints, identity) = (self.checkpoints.clone(), self.identity);
         let write = move || {
-            let generation = checkpoints.write(&identity, &taken, stream_bytes)?;
+            let generation = checkpoints.write(&identity, &applied, stream_bytes)?;
             Ok::<_, crate::storage::checkpoint::CheckpointError>((generation, checkpoints.log_covered()?))
         };
         let written = self.home.blocking(write).await.map_err(|error| why(&error))?;
@@ -117,12 +174,18 @@ impl Keeper {
             covered,
             "checkpoint verified"
         );
-        self.stream_bytes = stream_bytes;
-        self.position = position;
-        self.consensus
-            .checkpointed(&applied, covered)
-            .await
-            .map_err(|error| why(&error))?;
-        Ok(position)
+        self.newest = Newest {
+            stream_bytes,
+            older_stream_bytes: self.newest.stream_bytes,
+            position,
+        };
+        Ok(covered)
+    }
+
+    /// Whether more log is kept for members that are behind than may be.
+    fn spends_too_much(&self) -> bool {
+        let log = self.log.state();
+        let needed = log.stream_bytes.saturating_sub(self.newest.older_stream_bytes);
+        log.kept_bytes.saturating_sub(needed) > self.kept_for_members
     }
 }

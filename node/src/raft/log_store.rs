@@ -1,9 +1,9 @@
 //! openraft's log and vote on [`LogStore`].
 //!
-//! Everything that is written goes down in the order in which openraft asks for it, and only a vote is waited for
-//! here: entries are acknowledged by the callback that the log's own thread calls after its flush. Raft's thread never
-//! waits for a disk: entries that are not applied yet stay decoded in [`Recent`], and what is older is read on a
-//! blocking thread.
+//! Everything that is written goes down in the order in which openraft asks for it, and only a vote or a truncation is
+//! waited for here: entries are acknowledged by the callback that the log's own thread calls after its flush. Raft's
+//! thread never waits for a disk: entries that are not applied yet stay decoded in [`Recent`], and what is older is read
+//! on a blocking thread.
 
 use std::{
     collections::VecDeque,
@@ -70,6 +70,18 @@ impl RaftLog {
             }
         })
         .await;
+    }
+
+    async fn submit_and_wait(&self, write: Write) -> io::Result<()> {
+        let (done, durable) = oneshot::channel();
+        self.submit(write, move |result| {
+            let _ = done.send(result);
+        })
+        .await;
+        match durable.await {
+            Ok(result) => result.map_err(io::Error::other),
+            Err(_) => Err(io::Error::other("the log ended before the write was durable")),
+        }
     }
 
     /// The entries of `range` that there are, at most about `bytes_max` bytes, at least one if there is one.
@@ -177,15 +189,7 @@ impl RaftLogStorage<Types> for RaftLog {
     }
 
     async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
-        let (done, durable) = oneshot::channel();
-        self.submit(Write::Vote(wire::encode_vote(vote)), move |result| {
-            let _ = done.send(result);
-        })
-        .await;
-        match durable.await {
-            Ok(result) => result.map_err(io::Error::other),
-            Err(_) => Err(io::Error::other("the log ended before the vote was durable")),
-        }
+        self.submit_and_wait(Write::Vote(wire::encode_vote(vote))).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
@@ -219,13 +223,11 @@ impl RaftLogStorage<Types> for RaftLog {
         Ok(())
     }
 
+    /// Rare, so it is waited for: what a follower says after it has dropped entries must not outlive them in a crash.
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         self.recent.lock().truncate(last.map_or(0, |last| last.index + 1));
-        self.submit_in_order(Write::Truncate {
-            after: last.as_ref().map(wire::position),
-        })
-        .await;
-        Ok(())
+        let after = last.as_ref().map(wire::position);
+        self.submit_and_wait(Write::Truncate { after }).await
     }
 
     async fn purge(&mut self, up_to: LogId) -> io::Result<()> {

@@ -45,7 +45,7 @@ use openraft_rt_tokio::TokioRuntime;
 use spine_api::hub::Hub;
 use tokio::{
     runtime::Handle,
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -55,6 +55,7 @@ use self::{
     leadership::Told,
     log_store::RaftLog,
     network::{Network, Ways},
+    snapshot::{Intake, Offers},
     state_machine::StateMachine,
     types::{Answer, Payload, SnapshotMeta, Types},
 };
@@ -107,6 +108,8 @@ pub struct Ground {
     pub runtime: Handle,
     /// What its random numbers begin with.
     pub rng: Arc<dyn Rng>,
+    /// Who makes states durable that come from other nodes.
+    pub received: mpsc::Sender<keeper::Received>,
     /// Who counts.
     pub metrics: Arc<dyn NodeMetrics>,
 }
@@ -120,6 +123,7 @@ pub struct Consensus {
     checkpointed: watch::Sender<Option<SnapshotMeta>>,
     leader: watch::Receiver<Option<Leader>>,
     told: Arc<Told>,
+    offers: Arc<Offers>,
     /// Ends when Raft has ended.
     life: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -196,13 +200,22 @@ impl Consensus {
             home,
             runtime,
             rng,
+            received,
             metrics,
             boot_number,
             links,
         } = ground;
         let meta = checkpoint::snapshot_meta(&applied);
         let (checkpointed, told_checkpoint) = watch::channel(meta);
-        let (machine, apply_task) = state_machine::pair(applied, hub, told_checkpoint, metrics);
+        let offers = Arc::new(Offers::default());
+        let (machine, apply_task) = state_machine::pair(
+            applied,
+            hub,
+            told_checkpoint,
+            offers.clone(),
+            log.clone(),
+            metrics,
+        );
         tokio::spawn(apply_task.run());
         let applied = machine.applied();
         let told = Arc::new(Told::default());
@@ -214,6 +227,8 @@ impl Consensus {
             identity,
             boot_number,
             told: told.clone(),
+            offers: offers.clone(),
+            main: Handle::current(),
         }));
         let (heard, campaign) = (told.clone(), gate.may_vote());
         let life = async move {
@@ -237,6 +252,8 @@ impl Consensus {
             gate,
             told: told.clone(),
             rng,
+            intake: Arc::new(Intake::new(received)),
+            main: Handle::current(),
         });
         Ok(Arc::new(Self {
             raft,
@@ -246,6 +263,7 @@ impl Consensus {
             checkpointed,
             leader,
             told,
+            offers,
             life: tokio::sync::Mutex::new(Some(life)),
         }))
     }
@@ -345,8 +363,14 @@ impl Consensus {
         }
     }
 
-    /// Tells openraft of a checkpoint, and lets go of the log up to and with `covered`.
-    pub async fn checkpointed(&self, applied: &Applied, covered: Option<u64>) -> Result<(), ProposeError> {
+    /// Tells openraft of a checkpoint, and lets go of the log up to and with `covered`, but for what members need that are
+    /// behind; with `spends_too_much` of it kept already, they get a snapshot instead.
+    pub async fn checkpointed(
+        &self,
+        applied: &Applied,
+        covered: Option<u64>,
+        spends_too_much: bool,
+    ) -> Result<(), ProposeError> {
         let Some(meta) = checkpoint::snapshot_meta(applied) else {
             return Ok(());
         };
@@ -361,6 +385,11 @@ impl Consensus {
             .metrics(knows, "openraft knows the checkpoint")
             .await
             .map_err(|_| ProposeError::Ended)?;
+        let covered = if spends_too_much {
+            covered
+        } else {
+            self.unneeded(covered)
+        };
         if let Some(covered) = covered {
             self.raft.trigger().purge_log(covered).await.map_err(ended)?;
             // Usually done at once. While a follower is being sent entries that are to go it takes longer, and then
@@ -373,6 +402,25 @@ impl Consensus {
                 .await;
         }
         Ok(())
+    }
+
+    /// How much of the log up to `covered` no other member needs: what they have of it, and what lies before a state that
+    /// is being sent. Who needs entries that are gone already needs a snapshot, not the log.
+    fn unneeded(&self, covered: Option<u64>) -> Option<u64> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let purged = metrics.purged.index();
+        let others = metrics.replication.into_iter().flatten();
+        let others = others.filter(|(id, _)| *id != self.node);
+        let needing = others
+            .map(|(_, matched)| matched.index())
+            .filter(|matched| *matched >= purged);
+        let offered = self.offers.held().map(Some);
+        needing.chain(offered).fold(covered, Option::min)
+    }
+
+    /// Lets go of a state that was kept for members that were behind, once none of them fetches it any more.
+    pub fn let_go(&self) {
+        self.offers.held();
     }
 
     /// Ends Raft. What was proposed and isn't answered stays without an answer.

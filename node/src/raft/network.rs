@@ -19,7 +19,7 @@ use openraft::{
     type_config::alias::SnapshotOf,
 };
 use spine_proto::internal::v1::{self as proto, raft_client::RaftClient};
-use tokio::time::timeout;
+use tokio::{runtime::Handle, task::JoinSet, time::timeout};
 use tonic::{Response, Status, transport::Channel};
 
 use super::{
@@ -27,7 +27,7 @@ use super::{
     identity::Identity,
     leadership::Told,
     rpc,
-    snapshot::SnapshotData,
+    snapshot::{self, Offers, SnapshotData},
     types::{Peer, RaftVote, Types},
     wire::Malformed,
 };
@@ -46,6 +46,10 @@ pub(super) struct Network {
     pub(super) identity: Identity,
     pub(super) boot_number: u64,
     pub(super) told: Arc<Told>,
+    /// What followers are sent that are too far behind.
+    pub(super) offers: Arc<Offers>,
+    /// The node's own runtime, where snapshots are encoded.
+    pub(super) main: Handle,
 }
 
 /// Makes the ways.
@@ -72,7 +76,7 @@ impl RaftNetworkFactory<Types> for Ways {
 }
 
 /// The way to one peer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Way {
     pub(super) network: Arc<Network>,
     target: u64,
@@ -266,13 +270,27 @@ impl NetSnapshot<Types> for Way {
 
     async fn full_snapshot(
         &mut self,
-        _: RaftVote,
-        _: SnapshotOf<Types, SnapshotData>,
-        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: RaftVote,
+        snapshot: SnapshotOf<Types, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let refused = Status::unimplemented("this release sends no snapshots");
-        Err(self.unreachable(refused.into()).into())
+        let SnapshotData(state) = snapshot.snapshot;
+        let offers = self.network.offers.clone();
+        let sending = snapshot::send(self.clone(), vote, snapshot.meta, state, offers);
+        // A set, because it ends what is in it when it is dropped.
+        let mut task = JoinSet::new();
+        task.spawn_on(sending, &self.network.main);
+        tokio::select! {
+            biased;
+            closed = cancel => Err(closed.into()),
+            sent = task.join_next() => {
+                let ended = || Status::aborted("the sending of a snapshot ended").into();
+                let sent = sent.and_then(Result::ok).unwrap_or_else(|| Err(ended()));
+                let vote = sent.map_err(|failure| self.unreachable(failure))?;
+                Ok(SnapshotResponse::new(vote))
+            }
+        }
     }
 }
 

@@ -17,11 +17,13 @@ use openraft::{
 use openraft_rt_tokio::TokioRuntime;
 use parking_lot::Mutex;
 use spine_proto::internal::v1::{self as proto, raft_server};
-use tonic::{Request, Response, Status, Streaming};
+use tokio::{runtime::Handle, sync::mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, codec::CompressionEncoding};
 
 use super::{
-    gate::Gate, identity::Identity, leadership::Told, rpc, state_machine::StateMachine, types::Types,
-    wire::Malformed,
+    gate::Gate, identity::Identity, leadership::Told, rpc, snapshot::Intake, state_machine::StateMachine,
+    types::Types, wire::Malformed,
 };
 use crate::{limits::PEER_MESSAGE_BYTES_MAX, world::rng::Rng};
 
@@ -38,6 +40,10 @@ pub(super) struct Inner {
     pub(super) gate: Arc<dyn Gate>,
     pub(super) told: Arc<Told>,
     pub(super) rng: Arc<dyn Rng>,
+    /// Snapshots that come.
+    pub(super) intake: Arc<Intake>,
+    /// The node's own runtime, where snapshots are decoded.
+    pub(super) main: Handle,
 }
 
 impl fmt::Debug for Answering {
@@ -48,17 +54,24 @@ impl fmt::Debug for Answering {
 
 /// The service that answers with `inner`.
 pub(super) fn service(inner: Inner) -> RaftService {
-    raft_server::RaftServer::new(Answering(Arc::new(inner))).max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+    raft_server::RaftServer::new(Answering(Arc::new(inner)))
+        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .accept_compressed(CompressionEncoding::Gzip)
 }
 
 impl Answering {
+    /// openraft; whatever is called on it is to be [scoped](Self::scoped).
+    pub(super) fn raft(&self) -> &Raft<Types, StateMachine> {
+        &self.0.raft
+    }
+
     /// Runs what calls into openraft.
-    async fn scoped<T>(&self, work: impl Future<Output = T>) -> T {
+    pub(super) async fn scoped<T>(&self, work: impl Future<Output = T>) -> T {
         DeterministicRng::<TokioRuntime>::scope(self.0.rng.bits(), work).await
     }
 
     /// Whether this server is meant, by somebody whom it hears.
-    fn admit(&self, header: Option<&proto::Header>) -> Result<(), Status> {
+    pub(super) fn admit(&self, header: Option<&proto::Header>) -> Result<(), Status> {
         let header = header.ok_or_else(|| Status::invalid_argument("a request without a header"))?;
         let Identity { cluster, node } = self.0.identity;
         if *header.cluster_id != cluster.0.to_be_bytes() {
@@ -104,7 +117,7 @@ impl Answering {
 
     /// openraft's answers to entries.
     fn appended(self, requests: Streaming<proto::AppendRequest>) -> Answers {
-        let intake = Arc::new(Intake::default());
+        let intake = Arc::new(Taken::default());
         let (taken, server) = (intake.clone(), self.clone());
         let requests = requests
             .enumerate()
@@ -134,7 +147,7 @@ impl Answering {
 
     fn take(
         &self,
-        intake: &Intake,
+        intake: &Taken,
         first: bool,
         message: Result<proto::AppendRequest, Status>,
     ) -> Result<AppendEntriesRequest<Types>, Status> {
@@ -147,11 +160,14 @@ impl Answering {
     }
 }
 
+/// Answers on a snapshot that wait for the connection.
+const SNAPSHOT_ANSWERS: usize = 4;
+
 type Answers = BoxStream<'static, Result<proto::AppendResponse, Status>>;
 
 /// What is known of the requests of a stream that are not answered yet. openraft takes a bounded number of them.
 #[derive(Debug, Default)]
-struct Intake {
+struct Taken {
     /// The leader's cluster time in each.
     times: Mutex<VecDeque<u64>>,
     /// Why no more were taken.
@@ -161,6 +177,7 @@ struct Intake {
 #[tonic::async_trait]
 impl raft_server::Raft for Answering {
     type AppendStream = Answers;
+    type InstallSnapshotStream = ReceiverStream<Result<proto::SnapshotAnswer, Status>>;
 
     async fn append(
         &self,
@@ -218,9 +235,15 @@ impl raft_server::Raft for Answering {
 
     async fn install_snapshot(
         &self,
-        _: Request<Streaming<proto::SnapshotPart>>,
-    ) -> Result<Response<proto::SnapshotResponse>, Status> {
-        Err(Status::unimplemented("this release takes no snapshots"))
+        request: Request<Streaming<proto::SnapshotPart>>,
+    ) -> Result<Response<Self::InstallSnapshotStream>, Status> {
+        let (answers, heard) = mpsc::channel(SNAPSHOT_ANSWERS);
+        let intake = self.0.intake.clone();
+        // It ends when the sender has gone or fell silent.
+        self.0
+            .main
+            .spawn(intake.receive(self.clone(), request.into_inner(), answers));
+        Ok(Response::new(ReceiverStream::new(heard)))
     }
 
     async fn transfer_leader(
@@ -237,10 +260,12 @@ impl raft_server::Raft for Answering {
     }
 }
 
-fn malformed(error: Malformed) -> Status {
+/// What a peer is told of a message that makes no sense.
+pub(super) fn malformed(error: Malformed) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
-fn ended(error: impl std::error::Error) -> Status {
+/// What a peer is told when Raft has ended.
+pub(super) fn ended(error: impl std::error::Error) -> Status {
     Status::unavailable(error.to_string())
 }

@@ -18,16 +18,16 @@ use spine_core::{Event, State, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    snapshot::{Ready, SnapshotData},
+    snapshot::{Offers, Ready, SnapshotData},
     types::{LogEntry, LogId, Response, SnapshotMeta, StoredMembership, Types},
 };
-use crate::metrics_sink::NodeMetrics;
+use crate::{metrics_sink::NodeMetrics, storage::log::LogStore};
 
 /// Entries, and requests in them, applied between two publications: an answer waits for no more than those, and for
 /// the rest of the last entry.
 const BATCH_ENTRIES: usize = 64;
 const BATCH_REQUESTS: usize = 1_024;
-/// Batches on their way to the applier.
+/// Batches on their way to the applier, and states that came whole.
 const BATCHES: usize = 2;
 
 /// The state and where in the log it stands.
@@ -57,20 +57,29 @@ impl Applied {
 
 /// The state machine as openraft sees it.
 pub(super) struct StateMachine {
-    batches: mpsc::Sender<Batch>,
+    work: mpsc::Sender<Work>,
     applied: watch::Receiver<Applied>,
     checkpointed: watch::Receiver<Option<SnapshotMeta>>,
+    offers: Arc<Offers>,
+    log: Arc<dyn LogStore>,
 }
 
-/// Entries to apply, and who is told when it is done.
-struct Batch {
-    entries: Vec<EntryResponder<Types>>,
+/// Something to do, and who is told when it is done.
+struct Work {
+    what: What,
     done: oneshot::Sender<io::Result<()>>,
+}
+
+enum What {
+    /// Entries to apply.
+    Entries(Vec<EntryResponder<Types>>),
+    /// A state that came from another node and takes the place of this one's.
+    Whole(Box<Applied>),
 }
 
 /// Applies, publishes, answers.
 pub(super) struct Applier {
-    batches: mpsc::Receiver<Batch>,
+    work: mpsc::Receiver<Work>,
     applied: watch::Sender<Applied>,
     hub: Arc<Hub>,
     metrics: Arc<dyn NodeMetrics>,
@@ -81,19 +90,23 @@ pub(super) fn pair(
     applied: Applied,
     hub: Arc<Hub>,
     checkpointed: watch::Receiver<Option<SnapshotMeta>>,
+    offers: Arc<Offers>,
+    log: Arc<dyn LogStore>,
     metrics: Arc<dyn NodeMetrics>,
 ) -> (StateMachine, Applier) {
-    let (to_apply, batches) = mpsc::channel(BATCHES);
+    let (to_do, work) = mpsc::channel(BATCHES);
     let (publish, published) = watch::channel(applied);
     let machine = StateMachine {
-        batches: to_apply,
+        work: to_do,
         applied: published,
         checkpointed,
+        offers,
+        log,
     };
     (
         machine,
         Applier {
-            batches,
+            work,
             applied: publish,
             hub,
             metrics,
@@ -107,14 +120,12 @@ impl StateMachine {
         self.applied.clone()
     }
 
-    async fn apply_batch(&self, entries: Vec<EntryResponder<Types>>) -> io::Result<()> {
+    async fn work(&self, what: What) -> io::Result<()> {
         let ended = |()| io::Error::other("the state machine has ended");
-        let (done, applied) = oneshot::channel();
-        self.batches
-            .send(Batch { entries, done })
-            .await
-            .map_err(|_| ended(()))?;
-        applied.await.map_err(|_| ended(()))?
+        let (done, finished) = oneshot::channel();
+        let work = Work { what, done };
+        self.work.send(work).await.map_err(|_| ended(()))?;
+        finished.await.map_err(|_| ended(()))?
     }
 }
 
@@ -133,7 +144,7 @@ impl RaftStateMachine<Types> for StateMachine {
     {
         let mut batches = entries.ready_chunks(BATCH_ENTRIES);
         while let Some(batch) = batches.next().await {
-            self.apply_batch(batch.into_iter().collect::<io::Result<_>>()?)
+            self.work(What::Entries(batch.into_iter().collect::<io::Result<_>>()?))
                 .await?;
         }
         Ok(())
@@ -159,18 +170,27 @@ impl RaftStateMachine<Types> for StateMachine {
         }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, _: SnapshotData) -> io::Result<()> {
-        let text = format!("a snapshot at {meta} was sent to a cluster of one voter");
-        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
+        // It is on the disk already: see `snapshot::Intake`.
+        self.work(What::Whole(Box::new(Applied {
+            position: meta.last_log_id,
+            membership: Arc::new(meta.last_membership.clone()),
+            state: snapshot.0,
+        })))
+        .await
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<Types, SnapshotData>>> {
-        let applied = self.applied.borrow();
-        let snapshot = openraft::Snapshot {
+        let newest = self.applied.borrow().clone();
+        if newest.position.is_none() {
+            return Ok(None);
+        }
+        let purged = self.log.state().purged.map(|purged| purged.index);
+        let applied = self.offers.offer(&newest, purged);
+        Ok(Some(openraft::Snapshot {
             meta: applied.meta(),
-            snapshot: SnapshotData(applied.state.clone()),
-        };
-        Ok(applied.position.is_some().then_some(snapshot))
+            snapshot: SnapshotData(applied.state),
+        }))
     }
 }
 
@@ -178,8 +198,17 @@ impl Applier {
     /// Applies until openraft has let go of the state machine, or an entry can't be applied.
     pub(super) async fn run(mut self) {
         let mut next = self.applied.borrow().clone();
-        while let Some(Batch { entries, done }) = self.batches.recv().await {
-            let result = self.apply_batch(&mut next, entries).await;
+        while let Some(Work { what, done }) = self.work.recv().await {
+            let result = match what {
+                What::Entries(entries) => self.apply_batch(&mut next, entries).await,
+                What::Whole(applied) => {
+                    next = *applied;
+                    self.hub.replace(next.state.clone());
+                    self.applied.send_replace(next.clone());
+                    self.metrics.installed();
+                    Ok(())
+                }
+            };
             let failed = result.is_err();
             let _ = done.send(result);
             if failed {

@@ -5,16 +5,16 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use spine_api::Registry;
-use spine_core::{NodeName, State, snapshot};
+use spine_api::{AdminCommand, Context, Registry};
+use spine_core::{Dialect, NodeName, State, snapshot};
 use spine_node::{
     Node, NodeSettings, World,
-    metrics_sink::Uncounted,
+    metrics_sink::NodeMetrics,
     node::{PeerPort, PeerSettings},
     raft::{Applied, Peer},
     storage::segment::LogOptions,
@@ -32,6 +32,26 @@ pub struct Cluster {
 struct Member {
     settings: NodeSettings,
     node: Option<Node>,
+    counts: Arc<Counts>,
+}
+
+impl Member {
+    async fn begin(&self, world: World) -> Node {
+        let node = Node::start(self.settings.clone(), world, self.counts.clone());
+        timeout(PATIENCE, node).await.expect("it starts").unwrap()
+    }
+}
+
+/// What is counted of a node, over all its lives.
+#[derive(Default)]
+struct Counts {
+    installed: AtomicUsize,
+}
+
+impl NodeMetrics for Counts {
+    fn installed(&self) {
+        self.installed.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// A loopback address that no other test of this machine uses: ports taken from it can't be taken by others before
@@ -47,6 +67,11 @@ fn own_host() -> Ipv4Addr {
 impl Cluster {
     /// Three nodes that have founded a cluster.
     pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// The same, with other settings.
+    pub async fn start_with(change: impl Fn(&mut NodeSettings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let host = own_host();
         let peers: Vec<Peer> = (0..3)
@@ -55,19 +80,21 @@ impl Cluster {
                 address: format!("{host}:{}", 8300 + number),
             })
             .collect();
-        let members = peers.iter().map(|peer| Member {
-            settings: settings(directory.path().join(&peer.name), peer, peers.clone()),
-            node: None,
+        let members = peers.iter().map(|peer| {
+            let mut settings = settings(directory.path().join(&peer.name), peer, peers.clone());
+            change(&mut settings);
+            Member {
+                settings,
+                node: None,
+                counts: Arc::default(),
+            }
         });
         let mut cluster = Self {
             members: members.collect(),
             _directory: directory,
         };
         // Together: each waits for the others.
-        let starts = cluster
-            .members
-            .iter()
-            .map(|member| begin(member.settings.clone()));
+        let starts = cluster.members.iter().map(|member| member.begin(World::real()));
         let nodes = futures::future::join_all(starts).await;
         for (member, node) in cluster.members.iter_mut().zip(nodes) {
             member.node = Some(node);
@@ -76,8 +103,17 @@ impl Cluster {
     }
 
     pub async fn revive(&mut self, number: usize) {
+        self.revive_in(number, World::real()).await;
+    }
+
+    pub async fn revive_in(&mut self, number: usize, world: World) {
         let member = &mut self.members[number];
-        member.node = Some(begin(member.settings.clone()).await);
+        member.node = Some(member.begin(world).await);
+    }
+
+    /// How often a node has taken a state that came whole.
+    pub fn installed(&self, number: usize) -> usize {
+        self.members[number].counts.installed.load(Ordering::Relaxed)
     }
 
     /// Ends a node as a crash would.
@@ -148,6 +184,22 @@ impl Cluster {
         }
     }
 
+    /// Waits until a node's state has so many bytes.
+    pub async fn until_state(&self, number: usize, bytes: u64) {
+        let mut applied = self.node(number).applied();
+        let large = applied.wait_for(|applied| applied.state.bytes() > bytes);
+        timeout(PATIENCE, large).await.expect("in time").expect("it runs");
+    }
+
+    /// Writes a checkpoint.
+    pub async fn checkpoint(&self, number: usize) {
+        let cx = Context::new(Dialect::Internal);
+        self.registry(number)
+            .admin(&cx, AdminCommand::Checkpoint)
+            .await
+            .unwrap();
+    }
+
     async fn reached(&self, number: usize, index: u64) -> Applied {
         let mut applied = self.node(number).applied();
         let reached = applied.wait_for(|applied| applied.reaches(index)).await;
@@ -160,11 +212,6 @@ impl Cluster {
             stopped.unwrap();
         }
     }
-}
-
-async fn begin(settings: NodeSettings) -> Node {
-    let node = Node::start(settings, World::real(), Arc::new(Uncounted));
-    timeout(PATIENCE, node).await.expect("it starts").unwrap()
 }
 
 fn settings(path: PathBuf, peer: &Peer, founders: Vec<Peer>) -> NodeSettings {

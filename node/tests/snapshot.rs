@@ -1,0 +1,172 @@
+//! A node that is too far behind for entries gets the state itself.
+
+mod support;
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use async_trait::async_trait;
+use spine_api::AdminCommand;
+use spine_node::{
+    World,
+    world::net::{Listener, Net, Stream},
+};
+use support::{cluster::Cluster, cx, write};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// One node is away while the log goes on and is purged behind checkpoints. It comes back over connections that break
+/// after three megabytes each, while writes and checkpoints go on: it gets the state in pieces, once, and then entries.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_is_too_far_behind_gets_the_state() {
+    const STATE: u64 = 15 << 20;
+    let mut cluster = Cluster::start_with(|settings| settings.log_kept_for_members = 8 << 20).await;
+    let leader = cluster.leader_among(&[0, 1, 2]).await;
+    let away = (leader + 1) % 3;
+    write(&*cluster.registry(leader), "before", "all are there").await;
+    cluster.until_equal(&[0, 1, 2]).await;
+    cluster.halt(away).await;
+    for round in 0..3 {
+        for number in 0..12 {
+            let key = format!("large{round}/{number}");
+            write(&*cluster.registry(leader), &key, noise(500 << 10)).await;
+        }
+        cluster.checkpoint(leader).await;
+    }
+
+    let registry = cluster.registry(leader);
+    let load = tokio::spawn(async move {
+        for number in 0.. {
+            write(&*registry, &format!("load{}", number % 50), number.to_string()).await;
+            if number % 100 == 0 {
+                // On a busy machine it takes longer than a request may; it is written all the same.
+                let _ = registry.admin(&cx(), AdminCommand::Checkpoint).await;
+            }
+        }
+    });
+    cluster.revive_in(away, brittle_world(3 << 20)).await;
+    cluster.until_state(away, STATE).await;
+    load.abort();
+    cluster.until_equal(&[0, 1, 2]).await;
+    assert_eq!(cluster.installed(away), 1, "it was sent a state once");
+
+    // What it got is on its disk.
+    cluster.halt(away).await;
+    cluster.revive(away).await;
+    let there = cluster.node(away).applied().borrow().state.bytes();
+    assert!(there > STATE, "it starts with {there} bytes of state");
+    write(&*cluster.registry(leader), "after", "all are there again").await;
+    cluster.until_equal(&[0, 1, 2]).await;
+    assert_eq!(cluster.installed(away), 1);
+    cluster.stop().await;
+}
+
+/// Bytes that don't compress.
+fn noise(length: usize) -> Vec<u8> {
+    let rng = World::real().rng;
+    (0..length / 16)
+        .flat_map(|_| rng.wide_bits().to_le_bytes())
+        .collect()
+}
+
+/// A world whose connections break once so many bytes have come in over them.
+fn brittle_world(bytes: usize) -> World {
+    let world = World::real();
+    World {
+        net: Arc::new(Brittle {
+            net: world.net.clone(),
+            bytes,
+        }),
+        ..world
+    }
+}
+
+#[derive(Debug)]
+struct Brittle {
+    net: Arc<dyn Net>,
+    bytes: usize,
+}
+
+#[async_trait]
+impl Net for Brittle {
+    async fn listen(&self, address: SocketAddr) -> io::Result<Arc<dyn Listener>> {
+        Ok(Arc::new(BrittleListener {
+            listener: self.net.listen(address).await?,
+            bytes: self.bytes,
+        }))
+    }
+
+    async fn connect(&self, address: SocketAddr) -> io::Result<Box<dyn Stream>> {
+        self.net.connect(address).await
+    }
+
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        self.net.resolve(host, port).await
+    }
+}
+
+#[derive(Debug)]
+struct BrittleListener {
+    listener: Arc<dyn Listener>,
+    bytes: usize,
+}
+
+#[async_trait]
+impl Listener for BrittleListener {
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, SocketAddr)> {
+        let (stream, from) = self.listener.accept().await?;
+        let stream = BrittleStream {
+            stream,
+            left: self.bytes,
+        };
+        Ok((Box::new(stream), from))
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.address()
+    }
+}
+
+struct BrittleStream {
+    stream: Box<dyn Stream>,
+    left: usize,
+}
+
+impl AsyncRead for BrittleStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let read = buffer.filled().len() - before;
+        match self.left.checked_sub(read) {
+            Some(left) => self.left = left,
+            None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for BrittleStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
