@@ -185,7 +185,13 @@ impl SimDisk {
     /// The disk as it may be found after a power cut now, with the power on and without faults. What survives of the
     /// unflushed writes follows from `rng`.
     pub fn after_crash(&self, rng: &mut Rng) -> Self {
+        self.crashed(rng).0
+    }
+
+    /// The same, and whether the cut lost anything: a byte that was written, or a name.
+    pub fn crashed(&self, rng: &mut Rng) -> (Self, bool) {
         let state = self.state();
+        let mut lost = false;
         let block = if rng.one_in(2) { 512 } else { 4096 };
         // How likely a block arrived, so that all, none and halves all occur.
         let odds = [0, 1, 4, 7, 8][usize::try_from(rng.below(5)).expect("below 5")];
@@ -194,6 +200,7 @@ impl SimDisk {
         for change in &state.changes[..kept] {
             change.apply(&mut names);
         }
+        lost |= names != state.names;
         let mut found = State {
             next_inode: state.next_inode,
             ..State::default()
@@ -201,6 +208,7 @@ impl SimDisk {
         for (number, inode) in &state.inodes {
             if names.values().any(|named| named == number) {
                 let bytes = inode.survivor(rng, block, odds);
+                lost |= bytes != inode.current;
                 let inode = Inode {
                     durable: bytes.clone(),
                     pending: Vec::new(),
@@ -211,7 +219,7 @@ impl SimDisk {
         }
         found.durable_names = names.clone();
         found.names = names;
-        Self(Arc::new(Mutex::new(found)))
+        (Self(Arc::new(Mutex::new(found))), lost)
     }
 
     /// Bytes of a file as the process sees them.

@@ -4,6 +4,7 @@
 //! of others,
 //! [`tutorial`] reads the two texts that must run as they are printed; [`wait`] and [`http`] are their tools.
 //! [`disk`] is a disk in memory whose power fails, [`ext4`] a real one; [`crash`] knows what must be there afterwards.
+//! [`trace`] is the ordered history of a simulation, by which two runs are compared.
 
 pub mod cluster;
 pub mod compat;
@@ -14,5 +15,6 @@ pub mod http;
 pub mod namespace;
 pub mod spine_process;
 pub mod sys;
+pub mod trace;
 pub mod tutorial;
 pub mod wait;

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::trace::Trace;
 use crate::types::{PORT, Write, host};
 use crate::wire;
+use spine_tests::trace::Trace;
 
 /// A write that takes longer has an unknown outcome.
 const WITHIN: Duration = Duration::from_millis(500);

@@ -9,8 +9,8 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{OptionalSend, StoredMembership};
 
-use crate::trace::Trace;
 use crate::types::{LogId, Membership, Types, Write};
+use spine_tests::trace::Trace;
 
 /// Shared between openraft, which applies, and the scenario, which looks at the end.
 #[derive(Clone)]

@@ -24,7 +24,6 @@ mod machine;
 mod network;
 mod scenario;
 mod server;
-mod trace;
 mod types;
 mod wire;
 

@@ -16,8 +16,8 @@ use crate::log::Log;
 use crate::machine::Machine;
 use crate::network::Network;
 use crate::server::Server;
-use crate::trace::{Summary, Trace};
 use crate::types::{Raft, Runtime, Write, host};
+use spine_tests::trace::{Summary, Trace};
 
 const NODES: [u64; 3] = [1, 2, 3];
 const CLIENTS: u64 = 4;

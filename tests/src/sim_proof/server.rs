@@ -21,9 +21,9 @@ use tower::Service;
 use turmoil::net::TcpListener;
 
 use crate::faults::Chance;
-use crate::trace::Trace;
 use crate::types::{AppendRequest, AppendResult, PORT, Raft, Runtime, VoteRequest, VoteResponse, Write};
 use crate::wire::{self, Accepted, Json};
+use spine_tests::trace::Trace;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 

@@ -7,7 +7,8 @@
 //! | `cargo x python` | the tests of `client/python` in an environment of their own |
 //! | `cargo x compat` | unmodified clients of others, and both tutorials, against the built binary |
 //! | `cargo x faults` | kills, partitions and power cuts (root: namespaces, loop devices) |
-//! | `cargo x sim` | the proof that a simulation's seed repeats |
+//! | `cargo x sim` | seeds of the node's simulation, and the proof that a seed repeats |
+//! | `cargo x sim --seed N [--trace]`, `--seeds A..B` | one seed, or many: `tests/src/sim/options.rs` has the rest |
 //! | `cargo x ci` | all of it, and closes with the totals |
 //! | `cargo x bench [--quick]` | what a node costs, on the release build |
 //!
@@ -67,7 +68,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "sim",
-        purpose: "the same seed repeats bit for bit",
+        purpose: "seeds of the simulation, and that each repeats; with --seed N or --seeds A..B just those",
         stages: stages::sim,
     },
     Command {
@@ -84,7 +85,7 @@ fn main() -> ExitCode {
     };
     let command = COMMANDS.iter().find(|command| command.name == name);
     let is_known = match command {
-        Some(_) => rest.is_empty(),
+        Some(command) => rest.is_empty() || command.name == "sim",
         None => name == "bench",
     };
     if !is_known {
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         }
     };
     let stages = match command {
+        Some(_) if !rest.is_empty() => stages::simulate(&workspace, rest),
         Some(command) => (command.stages)(&workspace),
         None => stages::bench(&workspace, rest),
     };

@@ -131,24 +131,33 @@ fn must_be_root() -> Result<(), String> {
     }
 }
 
-/// The proof that a simulation repeats, built in a directory of its own: its flag would otherwise have everything built anew
-/// by turns.
+/// Seeds of the simulation that are run in CI: as many as six minutes of a processor's time hold.
+const SEEDS: &str = "1..101";
+
+/// The simulation, and the proof that it repeats.
 pub(crate) fn sim(workspace: &Workspace) -> Vec<Stage> {
-    let mut test = in_root(
-        workspace,
-        [
-            "test",
-            "--profile",
-            "sim",
-            "-p",
-            "spine-tests",
-            "--test",
-            "sim_repeats",
-        ],
-    );
-    test.arg("--target-dir").arg(workspace.target.join("sim"));
-    test.env("RUSTFLAGS", "--cfg tokio_unstable");
-    vec![Stage::tests("sim", test)]
+    let mut test = simulated(workspace, ["test", "--profile", "sim", "-p", "spine-tests"]);
+    test.args(["--test", "sim_repeats"]);
+    // One node until followers serve.
+    let seeds = ["--nodes", "1", "--seeds", SEEDS].map(str::to_owned);
+    let mut stages = vec![Stage::tests("sim, repetition", test)];
+    stages.extend(simulate(workspace, &seeds));
+    stages
+}
+
+/// The seeds that these arguments name.
+pub(crate) fn simulate(workspace: &Workspace, arguments: &[String]) -> Vec<Stage> {
+    let mut run = simulated(workspace, ["run", "--profile", "sim", "-p", "spine-tests"]);
+    run.args(["--bin", "sim", "--"]).args(arguments);
+    vec![Stage::tool("sim", run)]
+}
+
+/// A simulation is built in a directory of its own: its flag would otherwise have everything built anew by turns.
+fn simulated<const N: usize>(workspace: &Workspace, arguments: [&str; N]) -> Command {
+    let mut command = in_root(workspace, arguments);
+    command.arg("--target-dir").arg(workspace.target.join("sim"));
+    command.env("RUSTFLAGS", "--cfg tokio_unstable");
+    command
 }
 
 /// What a node costs, measured on the release build.

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 /// Where every node, client and fault writes what it did. Cheap to clone; all clones are one trace.
 #[derive(Clone)]
-pub(crate) struct Trace(Arc<Mutex<Inner>>);
+pub struct Trace(Arc<Mutex<Inner>>);
 
 struct Inner {
     hash: Sha256,
@@ -20,14 +20,16 @@ struct Inner {
 }
 
 /// The digest of a trace and its length.
-pub(crate) struct Summary {
-    pub(crate) digest: String,
-    pub(crate) events: u64,
+pub struct Summary {
+    /// SHA-256 over the lines, in hexadecimal digits.
+    pub digest: String,
+    /// How many lines.
+    pub events: u64,
 }
 
 impl Trace {
     /// Starts an empty trace, written to `file` as well where one is named.
-    pub(crate) fn new(file: Option<&str>) -> io::Result<Self> {
+    pub fn new(file: Option<&str>) -> io::Result<Self> {
         let file = file.map(File::create).transpose()?.map(BufWriter::new);
         Ok(Self(Arc::new(Mutex::new(Inner {
             hash: Sha256::new(),
@@ -37,12 +39,12 @@ impl Trace {
     }
 
     /// Adds one line: simulated time, who, what. The order of calls is part of the digest.
-    pub(crate) fn record(&self, who: impl Display, what: fmt::Arguments<'_>) {
+    pub fn record(&self, who: impl Display, what: fmt::Arguments<'_>) {
         self.record_at(turmoil::sim_elapsed().unwrap_or_default(), who, what);
     }
 
     /// The same for what is done from outside the simulated hosts, where turmoil can't tell the time.
-    pub(crate) fn record_at(&self, at: Duration, who: impl Display, what: fmt::Arguments<'_>) {
+    pub fn record_at(&self, at: Duration, who: impl Display, what: fmt::Arguments<'_>) {
         let line = format!("{} {who} {what}\n", at.as_micros());
         let mut inner = self.inner();
         inner.hash.update(line.as_bytes());
@@ -54,7 +56,7 @@ impl Trace {
     }
 
     /// The digest of all lines so far.
-    pub(crate) fn summary(&self) -> Summary {
+    pub fn summary(&self) -> Summary {
         let inner = self.inner();
         let digest = inner.hash.clone().finalize();
         Summary {

@@ -1,0 +1,327 @@
+//! One simulation from start to verdict: clients at work while things break, then healing, then the judgement.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use spine_api::Role;
+use spine_tests::trace::{Summary, Trace};
+use turmoil::Sim;
+
+use crate::audit::{self, Truth};
+use crate::client::{Client, Setting};
+use crate::faults::{Count, Faults, Kind};
+use crate::history::{History, Op, Outcome};
+use crate::invariants::Invariants;
+use crate::leaderless::Leaderless;
+use crate::node::{self, Subject};
+use crate::oracle;
+use crate::plan::Plan;
+
+/// After the last fault there is a leader within this time,
+const LEADER_WITHIN: Duration = Duration::from_secs(5);
+/// a write is acknowledged within this time,
+const WRITE_WITHIN: Duration = Duration::from_secs(10);
+/// and all nodes are one within this time.
+const CONVERGED_WITHIN: Duration = Duration::from_mins(1);
+/// Clients finish what they are at.
+const CLIENTS_REST: Duration = Duration::from_secs(8);
+/// What a simulation must have seen to count.
+const OPS_MIN: usize = 500;
+const ACKNOWLEDGED_MIN: usize = 100;
+const LOSSY_MIN: u64 = 2;
+const PARTITIONS_MIN: u64 = 1;
+/// A simulation that falls short goes on up to so many times its length.
+const LENGTHS_MAX: u32 = 3;
+
+/// What one seed gave.
+pub(crate) struct Report {
+    plan: Plan,
+    steps: u64,
+    pub(crate) simulated: Duration,
+    count: Count,
+    tally: Tally,
+    changes: usize,
+    trace: Summary,
+    /// Why it does not count.
+    pub(crate) void: Option<String>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tally {
+            ok, failed, unknown, ..
+        } = self.tally;
+        write!(
+            f,
+            "seed {} nodes {} steps {} simulated {} s; {}; ops {ok} ok {failed} failed {unknown} unknown; \
+             {} changes; digest {}",
+            self.plan.seed,
+            self.plan.nodes,
+            self.steps,
+            self.simulated.as_secs(),
+            self.count,
+            self.changes,
+            &self.trace.digest[..16],
+        )
+    }
+}
+
+/// Operations by how they ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    ok: usize,
+    failed: usize,
+    unknown: usize,
+    /// Acknowledged writes after the first fault.
+    acknowledged: usize,
+}
+
+impl Tally {
+    fn of(ops: &[Op], first_fault: Option<Duration>) -> Self {
+        let mut tally = Self::default();
+        for op in ops {
+            match op.outcome {
+                Outcome::Failed => tally.failed += 1,
+                Outcome::Open | Outcome::Unknown => tally.unknown += 1,
+                _ => tally.ok += 1,
+            }
+            let acknowledged = matches!(op.outcome, Outcome::Written { .. });
+            tally.acknowledged +=
+                usize::from(acknowledged && first_fault.is_some_and(|first| op.invoked >= first));
+        }
+        tally
+    }
+}
+
+/// Runs a plan.
+///
+/// # Errors
+/// What was promised and not kept.
+pub(crate) fn run(plan: Plan, trace: &Trace) -> Result<Report, String> {
+    let mut scenario = Scenario::new(plan, trace.clone());
+    scenario.break_things()?;
+    scenario.heal()?;
+    let truth = scenario.audit()?;
+    let ops = scenario.history.ops();
+    let streams = scenario.history.streams();
+    oracle::judge(&ops, &streams, &truth, &scenario.leaderless)?;
+    let tally = Tally::of(&ops, scenario.faults.count.first);
+    Ok(Report {
+        steps: scenario.steps,
+        simulated: scenario.sim.elapsed(),
+        count: scenario.faults.count.clone(),
+        changes: truth.changes.len(),
+        trace: trace.summary(),
+        void: scenario.falls_short(),
+        tally,
+        plan: scenario.plan.clone(),
+    })
+}
+
+struct Scenario {
+    plan: Plan,
+    sim: Sim<'static>,
+    nodes: Vec<Rc<Subject>>,
+    faults: Faults,
+    invariants: Invariants,
+    leaderless: Leaderless,
+    history: History,
+    setting: Rc<Setting>,
+    steps: u64,
+    trace: Trace,
+}
+
+impl Scenario {
+    fn new(mut plan: Plan, trace: Trace) -> Self {
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(plan.seed)
+            .tick_duration(plan.tick)
+            .simulation_duration(Duration::from_hours(24))
+            .min_message_latency(Duration::from_millis(1))
+            .max_message_latency(plan.latency_max)
+            .tcp_capacity(1 << 14)
+            .enable_random_order()
+            .build();
+        let nodes: Vec<_> = (1..=plan.nodes)
+            .map(|number| {
+                let seed = plan.rng.next_u64();
+                Subject::new(number, seed, &plan, trace.clone())
+            })
+            .collect();
+        for subject in &nodes {
+            let subject = Rc::clone(subject);
+            sim.host(node::name(subject.number), move || Rc::clone(&subject).live());
+        }
+        let history = History::new(trace.clone());
+        let setting = Rc::new(Setting::new(&plan, history.clone()));
+        let mut names = Vec::new();
+        for (number, work) in plan.clients.clone().into_iter().enumerate() {
+            let (seed, setting) = (plan.rng.next_u64(), Rc::clone(&setting));
+            let name = format!("client{number}");
+            names.push(name.clone());
+            sim.host(name, move || {
+                Client::new(number, seed, Rc::clone(&setting)).run(work)
+            });
+        }
+        let seed = plan.rng.next_u64();
+        let faults = Faults::new(&plan, seed, names, trace.clone());
+        Self {
+            sim,
+            nodes,
+            faults,
+            invariants: Invariants::new(trace.clone()),
+            leaderless: Leaderless::default(),
+            history,
+            setting,
+            steps: 0,
+            trace,
+            plan,
+        }
+    }
+
+    /// Lets time go on by a step, and looks at everything.
+    fn step(&mut self) -> Result<(), String> {
+        self.sim.step().map_err(|error| self.at(&error.to_string()))?;
+        self.steps += 1;
+        for subject in self.nodes.clone() {
+            if let Some(reason) = subject.died()
+                && !self.faults.is_excused(&mut self.sim, &subject)
+            {
+                return Err(self.at(&format!("n{} can't go on: {reason}", subject.number)));
+            }
+        }
+        let now = self.sim.elapsed();
+        self.invariants
+            .look(now, &self.nodes)
+            .map_err(|what| self.at(&what))?;
+        let led = self.is_led();
+        self.leaderless.step(now, led);
+        Ok(())
+    }
+
+    /// The phase with faults: until enough has happened.
+    fn break_things(&mut self) -> Result<(), String> {
+        loop {
+            self.step()?;
+            self.faults.step(&mut self.sim, &self.nodes);
+            let now = self.sim.elapsed();
+            let enough = now >= self.plan.length && self.falls_short().is_none();
+            if enough || now >= self.plan.length * LENGTHS_MAX {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The phase without: all must be well again.
+    fn heal(&mut self) -> Result<(), String> {
+        self.faults.heal(&mut self.sim, &self.nodes);
+        let healed = self.sim.elapsed();
+        self.until(healed + LEADER_WITHIN, "there is a leader", |scenario| {
+            if scenario.is_led() {
+                Ok(())
+            } else {
+                Err("none".to_owned())
+            }
+        })?;
+        self.until(healed + WRITE_WITHIN, "a write is acknowledged", |scenario| {
+            let ops = scenario.history.ops();
+            let since = ops.iter().rev().take_while(|op| op.invoked >= healed);
+            let mut written = since.filter(|op| matches!(op.outcome, Outcome::Written { .. }));
+            written.next().map(|_| ()).ok_or_else(|| "none".to_owned())
+        })?;
+        self.setting.rest();
+        let resting = self.sim.elapsed() + CLIENTS_REST;
+        while self.sim.elapsed() < resting {
+            self.step()?;
+        }
+        let resting = self.sim.elapsed();
+        self.until(resting + CONVERGED_WITHIN, "all nodes are one", |scenario| {
+            Invariants::converged(&scenario.nodes)
+        })
+    }
+
+    /// Reads everything, from every node.
+    fn audit(&mut self) -> Result<Truth, String> {
+        let told = Rc::new(RefCell::new(BTreeMap::new()));
+        for subject in &self.nodes {
+            let name = format!("auditor{}", subject.number);
+            let audit = audit::audit(subject.number, Rc::clone(&told));
+            self.sim.client(name, audit);
+        }
+        let count = self.nodes.len();
+        let until = self.sim.elapsed() + audit::WITHIN;
+        self.until(until, "every node tells what happened", |_| {
+            let told = told.borrow().len();
+            (told == count)
+                .then_some(())
+                .ok_or_else(|| format!("{told} of {count} did"))
+        })?;
+        Truth::agreed(&told.borrow()).map_err(|what| self.at(&what))
+    }
+
+    /// Steps until something holds.
+    fn until(
+        &mut self,
+        deadline: Duration,
+        what: &str,
+        holds: impl Fn(&Self) -> Result<(), String>,
+    ) -> Result<(), String> {
+        loop {
+            let Err(why_not) = holds(self) else {
+                return Ok(());
+            };
+            if self.sim.elapsed() >= deadline {
+                return Err(self.at(&format!("after healing not in time: {what}: {why_not}")));
+            }
+            self.step()?;
+        }
+    }
+
+    /// Whether some node leads that can reach a majority and is reached by it.
+    fn is_led(&self) -> bool {
+        self.nodes.iter().any(|subject| {
+            let Some(registry) = subject.registry() else {
+                return false;
+            };
+            let status = registry.status();
+            let with = |other: usize| {
+                !self.faults.is_down(other)
+                    && (other == subject.number
+                        || (self.faults.passes(subject.number, other)
+                            && self.faults.passes(other, subject.number)))
+            };
+            let reached = (1..=self.plan.nodes).filter(|other| with(*other)).count();
+            status.role == Role::Leader && status.ready && reached > self.plan.nodes / 2
+        })
+    }
+
+    /// Why it does not count yet.
+    fn falls_short(&self) -> Option<String> {
+        let ops = self.history.ops();
+        let count = &self.faults.count;
+        let acknowledged = Tally::of(&ops, count.first).acknowledged;
+        let partitions = count.of(Kind::Partition);
+        let enough = ops.len() >= OPS_MIN
+            && acknowledged >= ACKNOWLEDGED_MIN
+            && count.lossy >= LOSSY_MIN
+            && partitions >= PARTITIONS_MIN;
+        (!enough).then(|| {
+            format!(
+                "{} operations, {acknowledged} acknowledged after the first fault, {} lossy crashes, \
+                 {partitions} partitions",
+                ops.len(),
+                count.lossy
+            )
+        })
+    }
+
+    fn at(&self, what: &str) -> String {
+        let what = format!("at {} ms: {what}", self.sim.elapsed().as_millis());
+        self.trace
+            .record_at(self.sim.elapsed(), "scenario", format_args!("{what}"));
+        what
+    }
+}
