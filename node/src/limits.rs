@@ -24,6 +24,15 @@ pub const SUBMIT_SHARE_BYTES: u64 = 1 << 10;
 /// Entries proposed and not applied; at most a batch of renewals and a duty of the leader come on top. Enough to keep
 /// disk, network and apply busy at once, few enough that entries grow under load: what comes meanwhile waits.
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 8;
+/// Calls with writes on their way to the leader: enough to keep it busy, few enough that calls carry many requests.
+pub const FORWARD_CALLS_MAX: usize = 4;
+/// Calls of one peer's clients at once: those with writes, one of renewals, one for a read index, and as many that were
+/// given up and not noticed yet. Each carries at most as much as an entry.
+pub const PEER_FORWARD_CALLS_MAX: usize = 2 * (FORWARD_CALLS_MAX + 2);
+/// No forwarded request waits longer, whatever its sender says: it would hold a call.
+pub const FORWARDED_WAIT_MAX: Duration = Duration::from_mins(1);
+/// Bytes of the answers to one call: outcomes are short, and there are no more of them than requests.
+pub const FORWARD_ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Entries that Raft keeps decoded beside its log: those that were written last. Older ones are read from the log.
 pub const RECENT_ENTRIES_MAX: usize = 16_384;
 /// Bytes of their payloads; the bytes are the log's own, which keeps them as well.

@@ -18,6 +18,10 @@ use tokio::{
 };
 
 use crate::{
+    forward::{
+        link::Remote,
+        service::{ForwardService, Service},
+    },
     limits::CHECKPOINT_ASKS_MAX,
     metrics_sink::NodeMetrics,
     peer::{Port, Waiting},
@@ -27,7 +31,7 @@ use crate::{
         identity::Identity,
         keeper::{Keeper, Newest},
     },
-    registry::{About, NodeRegistry},
+    registry::{About, NodeRegistry, Parts},
     start::{Start, Started, stay_known},
     storage::{log::LogStore, segment::LogOptions},
     world::{World, home::Lodging, lock::DirLock, net::Listener},
@@ -117,6 +121,16 @@ impl NodeSettings {
         Peer {
             name: self.name.to_string(),
             address: self.peer_address.to_string(),
+        }
+    }
+
+    fn about(&self, identity: Identity, log: &dyn LogStore) -> About {
+        About {
+            name: self.name.clone(),
+            datacenter: self.datacenter.clone(),
+            identity,
+            history_revisions: self.history_revisions,
+            entry_bytes_max: log.payload_bytes_max().min(limits::ENTRY_BYTES_MAX) as u64,
         }
     }
 
@@ -233,8 +247,8 @@ impl Node {
             identity,
             boot_number,
             founding,
-            links,
-            gate,
+            links: links.clone(),
+            gate: gate.clone(),
             log: log.clone(),
             applied: loaded.applied,
             hub: hub.clone(),
@@ -246,22 +260,21 @@ impl Node {
         })
         .await?;
         services.raft.begin(consensus.service());
-        let about = About {
-            name: settings.name.clone(),
-            datacenter: settings.datacenter.clone(),
-            identity,
-            history_revisions: settings.history_revisions,
-            entry_bytes_max: log.payload_bytes_max().min(limits::ENTRY_BYTES_MAX) as u64,
-        };
+        let about = settings.about(identity, &*log);
         let (ask_checkpoint, asks) = mpsc::channel(CHECKPOINT_ASKS_MAX);
         let (registry, submitter) = NodeRegistry::new(
             about,
-            hub,
-            consensus.clone(),
-            ask_checkpoint,
-            world.clock.clone(),
-            metrics.clone(),
+            Parts {
+                hub,
+                consensus: consensus.clone(),
+                way: Arc::new(Remote::new(links, identity, boot_number)),
+                checkpoints: ask_checkpoint,
+                clock: world.clock.clone(),
+                metrics: metrics.clone(),
+            },
         );
+        let forward = Service::new(registry.clone(), identity, gate);
+        services.forward.begin(ForwardService::new(forward));
         let keeper = Keeper {
             consensus: consensus.clone(),
             checkpoints,
@@ -359,13 +372,20 @@ impl Node {
         self.fatal.told().await
     }
 
-    /// Ends in order: answers what is on its way, writes a checkpoint if that is worth it, closes the log.
+    /// Ends in order: hands leadership over, answers what is on its way, writes a checkpoint if that is worth it, closes the
+    /// log.
     ///
     /// # Errors
     /// The log could not be closed in order; what was acknowledged is durable all the same.
     pub async fn stop(self) -> Result<(), StartError> {
-        self.registry.close();
         self.announcing.abort();
+        // Requests still come in meanwhile: what isn't proposed yet goes on to whoever leads then.
+        match self.hand_over().await {
+            Ok(leader) => tracing::info!(leader = leader.name, "another node leads now"),
+            Err(TransferError::NotLeader) => {}
+            Err(error) => tracing::info!(%error, "leadership was not handed over"),
+        }
+        self.registry.close();
         if timeout(DRAIN_WITHIN, self.submitting).await.is_err() {
             tracing::warn!("requests on their way were not answered in time");
         }

@@ -1,14 +1,27 @@
 //! The real registry: validates, proposes or renews, waits for applied; and the barrier before linearizable reads.
 //!
-//! A request goes down once and up once: [`NodeRegistry::propose`] checks it, hands it to the one task that makes
-//! entries ([`submit`]), and is answered by the task that applies. What becomes of a request whose answer doesn't come
-//! in time depends on how far it had come: before it was proposed nothing happened, afterwards nobody knows.
+//! A request goes down once and up once: [`NodeRegistry::propose`] checks it, hands it to the one task through which
+//! writes go ([`submit`]: into entries here, or to the leader), and is answered once it is applied here. What becomes of a
+//! request whose answer doesn't come in time depends on how far it had come: before it was proposed nothing happened,
+//! afterwards nobody knows.
 
+mod ask;
 mod barrier;
 pub mod clock;
+mod follow;
+mod forwarded;
+mod lead;
+mod readiness;
 mod submit;
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use parking_lot::RwLock;
@@ -19,22 +32,32 @@ use spine_core::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, mpsc::error::TrySendError, oneshot, watch},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
+pub use self::readiness::NO_LEADER_MAX;
 use self::{
-    barrier::Barrier,
-    submit::{Ask, Content, ENTRY_OVERHEAD, Reply, Stage, Submitter},
+    ask::{Ask, Asked, Queue, Waiting},
+    barrier::{Barrier, Rounds},
+    follow::Follower,
+    lead::ENTRY_OVERHEAD,
+    readiness::Readiness,
+    submit::Submitter,
 };
 use crate::{
+    forward::Way,
     limits::{CHECKPOINT_ASKS_MAX, SUBMIT_SHARE_BYTES, SUBMIT_SHARES},
     metrics_sink::{Ended, NodeMetrics, Request as Counted},
-    raft::{Consensus, ReadError, identity::Identity},
+    raft::{Consensus, ELECTION_TIMEOUT, ReadError, identity::Identity},
     world::clock::Clock,
 };
 
-/// How long a read waits before it asks again who leads.
-const LEADER_ASKED_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
+/// How long a read waits before it asks again who leads, unless it is told earlier.
+const LEADER_ASKED_EVERY: Duration = Duration::from_millis(20);
+/// A leader whose voters don't confirm it is asked again for so long: under load a round may be late.
+const QUORUM_WITHIN: Duration = ELECTION_TIMEOUT.saturating_mul(2);
+/// What a request's id takes, which it gets when it is forwarded.
+const ID_BYTES_MAX: u64 = 32;
 
 /// What a registry is told of its node.
 #[derive(Clone, Debug)]
@@ -61,45 +84,84 @@ pub struct NodeRegistry {
     consensus: Arc<Consensus>,
     barrier: Barrier,
     /// Gone once the node is stopping.
-    asks: RwLock<Option<mpsc::Sender<Ask>>>,
+    asks: RwLock<Option<mpsc::Sender<Asked>>>,
     shares: Arc<Semaphore>,
     ready: watch::Receiver<bool>,
+    caught_up: Arc<AtomicBool>,
     checkpoints: mpsc::Sender<CheckpointAsk>,
     clock: Arc<dyn Clock>,
     metrics: Arc<dyn NodeMetrics>,
 }
 
+/// What a registry works with.
+pub struct Parts {
+    /// Where states are published.
+    pub hub: Arc<Hub>,
+    /// Raft.
+    pub consensus: Arc<Consensus>,
+    /// The way to whoever leads.
+    pub way: Arc<dyn Way>,
+    /// Where checkpoints are asked for.
+    pub checkpoints: mpsc::Sender<CheckpointAsk>,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Who counts.
+    pub metrics: Arc<dyn NodeMetrics>,
+}
+
 impl NodeRegistry {
-    /// The registry over `consensus`, and the task that makes its entries, which ends after [`close`](Self::close).
-    pub fn new(
-        about: About,
-        hub: Arc<Hub>,
-        consensus: Arc<Consensus>,
-        checkpoints: mpsc::Sender<CheckpointAsk>,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<dyn NodeMetrics>,
-    ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+    /// The registry, and the task through which its writes go, which ends after [`close`](Self::close).
+    pub fn new(about: About, parts: Parts) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+        let Parts {
+            hub,
+            consensus,
+            way,
+            checkpoints,
+            clock,
+            metrics,
+        } = parts;
+        let node = about.identity.node;
         // As many places as shares: a request that has a share has a place.
         let (asks, asked) = mpsc::channel(SUBMIT_SHARES);
-        let (tell_ready, ready) = watch::channel(false);
         let submitter = Submitter {
-            asks: asked,
+            node,
+            queue: Queue::new(asked),
             consensus: consensus.clone(),
             hub: hub.clone(),
             clock: clock.clone(),
-            node: about.identity.node,
             history_revisions: about.history_revisions,
             entry_bytes_max: about.entry_bytes_max,
-            ready: tell_ready,
+            follower: Follower {
+                way: way.clone(),
+                applied: consensus.applied(),
+                bytes_max: about.entry_bytes_max - ENTRY_OVERHEAD,
+                session: None,
+            },
         };
+        let barrier = Barrier::start(Rounds {
+            node,
+            consensus: consensus.clone(),
+            way,
+        });
+        let (tell_ready, ready) = watch::channel(false);
+        let caught_up = Arc::new(AtomicBool::new(false));
+        let readiness = Readiness {
+            barrier: barrier.clone(),
+            leads: consensus.leader(),
+            applied: consensus.applied(),
+            ready: tell_ready,
+            caught_up: caught_up.clone(),
+        };
+        tokio::spawn(readiness.run());
         let registry = Self {
             about,
             hub,
-            barrier: Barrier::start(consensus.clone()),
+            barrier,
             consensus,
             asks: RwLock::new(Some(asks)),
             shares: Arc::new(Semaphore::new(SUBMIT_SHARES)),
             ready,
+            caught_up,
             checkpoints,
             clock,
             metrics,
@@ -107,7 +169,8 @@ impl NodeRegistry {
         (Arc::new(registry), submitter.run())
     }
 
-    /// Whether the node has caught up with what it knew to be committed, as it changes.
+    /// Whether the node serves, as it changes: it has applied all that was committed when it first heard of a leader, and
+    /// has not been without one for [`NO_LEADER_MAX`] since.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.ready.clone()
     }
@@ -123,9 +186,8 @@ impl NodeRegistry {
             author: author(cx),
             ..Request::internal(command)
         });
-        let bytes = codec::encoded_len(&*request);
-        self.submit(cx.deadline, bytes, |reply| Content::Command(request, reply))
-            .await
+        let bytes = codec::encoded_len(&*request) + ID_BYTES_MAX;
+        self.submit(request, bytes, cx.deadline, false)?.answer().await
     }
 
     async fn submit_renewal(&self, cx: &Context, renewal: Renewal) -> Result<(Index, Renewed), Error> {
@@ -134,42 +196,28 @@ impl NodeRegistry {
             rights: Rights::Open,
             renewal,
         };
-        let bytes = codec::encoded_len(&request);
-        self.submit(cx.deadline, bytes, |reply| Content::Renewal(request, reply))
-            .await
+        let bytes = codec::encoded_len(&request) + ID_BYTES_MAX;
+        self.submit(request, bytes, cx.deadline, false)?.answer().await
     }
 
-    async fn submit<T>(
+    /// Puts a request on its way.
+    fn submit<Q, A>(
         &self,
-        deadline: Instant,
+        content: Q,
         bytes: u64,
-        content: impl FnOnce(Reply<T>) -> Content,
-    ) -> Result<T, Error> {
+        deadline: Instant,
+        forwarded: bool,
+    ) -> Result<Submitted<A>, Error>
+    where
+        Asked: From<Ask<Q, A>>,
+    {
         let share = self.share(bytes)?;
-        let stage = Arc::new(Stage::default());
-        let (to, answer) = oneshot::channel();
-        let content = content(Reply { to, _share: share });
-        let ask = Ask {
-            content,
-            bytes,
-            deadline,
-            stage: stage.clone(),
-        };
+        let (ask, waiting) = Ask::new(content, bytes, deadline, forwarded, share);
         match &*self.asks.read() {
-            Some(asks) => asks.try_send(ask).map_err(|_| Error::ShuttingDown)?,
+            Some(asks) => asks.try_send(ask.into()).map_err(|_| Error::ShuttingDown)?,
             None => return Err(Error::ShuttingDown),
         }
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(answer)) => answer,
-            // Nothing was proposed, and nothing will be.
-            _ if stage.withdraw() => Err(Error::NoLeader),
-            Ok(Err(_)) => Err(Error::Unknown(
-                "the node stopped before the write was committed".into(),
-            )),
-            Err(_) => Err(Error::Unknown(
-                "the write was not committed before the deadline".into(),
-            )),
-        }
+        Ok(Submitted { waiting, deadline })
     }
 
     /// A request's part of what may be on its way.
@@ -210,6 +258,8 @@ impl NodeRegistry {
 
     /// The log index that must be applied for a linearizable read. While no leader is known it asks again.
     async fn read_index(&self) -> Result<u64, Error> {
+        let began = Instant::now();
+        let mut leads = self.consensus.leader();
         loop {
             match self.barrier.read_index().await {
                 None => {
@@ -220,13 +270,17 @@ impl NodeRegistry {
                 }
                 Some(Ok(index)) => return Ok(index),
                 Some(Err(ReadError::Ended)) => return Err(Error::ShuttingDown),
-                Some(Err(ReadError::NoQuorum)) => return Err(Error::NoLeader),
-                Some(Err(ReadError::NotLeader)) => tokio::time::sleep(LEADER_ASKED_EVERY).await,
+                Some(Err(ReadError::NoQuorum)) if began.elapsed() >= QUORUM_WITHIN => {
+                    return Err(Error::NoLeader);
+                }
+                Some(Err(ReadError::NotLeader | ReadError::NoQuorum)) => {
+                    let _ = timeout(LEADER_ASKED_EVERY, leads.changed()).await;
+                }
             }
         }
     }
 
-    fn count(&self, cx: &Context, command: &'static str, began: std::time::Duration, ended: Ended) {
+    fn count(&self, cx: &Context, command: &'static str, began: Duration, ended: Ended) {
         let took = self.clock.monotonic().saturating_sub(began);
         self.metrics.request(Counted {
             dialect: cx.dialect,
@@ -234,6 +288,29 @@ impl NodeRegistry {
             ended,
             took,
         });
+    }
+}
+
+/// A request on its way, for whoever waits for its answer.
+struct Submitted<A> {
+    waiting: Waiting<A>,
+    deadline: Instant,
+}
+
+impl<A> Submitted<A> {
+    async fn answer(self) -> Result<A, Error> {
+        let Waiting { answer, stage } = self.waiting;
+        match timeout_at(self.deadline, answer).await {
+            Ok(Ok(answer)) => answer,
+            // Nothing was proposed, and nothing will be.
+            _ if stage.withdraw() => Err(Error::NoLeader),
+            Ok(Err(_)) => Err(Error::Unknown(
+                "the node stopped before the write was committed".into(),
+            )),
+            Err(_) => Err(Error::Unknown(
+                "the write was not committed before the deadline".into(),
+            )),
+        }
     }
 }
 
@@ -286,7 +363,7 @@ impl Registry for NodeRegistry {
     }
 
     async fn view(&self, cx: &Context) -> Result<Arc<State>, Error> {
-        if !*self.ready.borrow() && cx.consistency == Consistency::Stale {
+        if cx.consistency == Consistency::Stale && !self.caught_up.load(Ordering::Acquire) {
             // What was read before a restart may not be there yet.
             return Err(Error::NoLeader);
         }
@@ -315,6 +392,11 @@ impl Registry for NodeRegistry {
 
     fn status(&self) -> NodeStatus {
         let raft = self.consensus.status();
+        let leader = self.consensus.leader().borrow().clone();
+        let last_contact = match &leader {
+            Some(leader) if leader.id == self.about.identity.node => Some(Duration::ZERO),
+            _ => self.consensus.leader_heard(),
+        };
         let state = self.hub.newest();
         let applied = self
             .consensus
@@ -328,8 +410,8 @@ impl Registry for NodeRegistry {
             cluster_id: self.about.identity.cluster.to_string().into(),
             datacenter: self.about.datacenter.clone(),
             role: raft.role,
-            leader: raft.leader.and_then(|peer| NodeName::parse(&peer.name).ok()),
-            last_contact: (raft.role == spine_api::Role::Leader).then_some(std::time::Duration::ZERO),
+            leader: leader.and_then(|leader| NodeName::parse(&leader.name).ok()),
+            last_contact,
             term: raft.term,
             last_log: raft.last_log,
             committed: raft.committed,

@@ -4,7 +4,7 @@ use spine_proto::internal::v1::hello_server::HelloServer;
 use tonic::service::Routes;
 
 use super::{Late, hello::Presence};
-use crate::raft::RaftService;
+use crate::{forward::service::ForwardService, raft::RaftService};
 
 /// The services for peers, each of which begins when it can answer.
 #[derive(Clone, Debug, Default)]
@@ -13,11 +13,15 @@ pub struct Services {
     pub hello: Late<HelloServer<Presence>>,
     /// Raft's.
     pub raft: Late<RaftService>,
+    /// That of the registry, for followers.
+    pub forward: Late<ForwardService>,
 }
 
 impl Services {
     /// All of them, for the port.
     pub fn routes(&self) -> Routes {
-        Routes::new(self.hello.clone()).add_service(self.raft.clone())
+        Routes::new(self.hello.clone())
+            .add_service(self.raft.clone())
+            .add_service(self.forward.clone())
     }
 }

@@ -6,6 +6,9 @@
 use std::fmt::Debug;
 
 use spine_proto::internal::v1 as proto;
+use tonic::Status;
+
+use super::identity::Identity;
 
 /// Why a peer is not heard: what differs from what is known of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +26,25 @@ pub trait Gate: Send + Sync + Debug {
     ///
     /// [`Consensus::let_campaign`]: super::Consensus::let_campaign
     fn may_vote(&self) -> bool;
+}
+
+/// Whether `identity` is meant, by somebody whom it hears.
+pub fn admit(identity: Identity, gate: &dyn Gate, header: Option<&proto::Header>) -> Result<(), Status> {
+    let header = header.ok_or_else(|| Status::invalid_argument("a request without a header"))?;
+    let Identity { cluster, node } = identity;
+    if *header.cluster_id != cluster.0.to_be_bytes() {
+        return Err(Status::failed_precondition(format!(
+            "this server is of cluster {cluster}, the request is for another"
+        )));
+    }
+    if header.to != node {
+        return Err(Status::failed_precondition(format!(
+            "this is node {node:016x}, the request is for {:016x}",
+            header.to
+        )));
+    }
+    let judged = gate.admit(header);
+    judged.map_err(|refusal| Status::failed_precondition(refusal.to_string()))
 }
 
 /// Hears every node of the cluster, and votes: for a node that has no peers.

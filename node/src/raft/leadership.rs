@@ -108,6 +108,11 @@ impl Consensus {
             .collect()
     }
 
+    /// How long ago a leader was heard, whoever it was; `None`: never since this node's start.
+    pub fn leader_heard(&self) -> Option<Duration> {
+        self.told.leader_heard.lock().map(|heard| heard.elapsed())
+    }
+
     /// The greatest cluster time that was heard of a leader: no later leader's clock may start lower.
     pub fn heard_time(&self) -> Time {
         Time(self.told.heard_ms.load(Ordering::Relaxed))

@@ -60,7 +60,7 @@ use self::{
     types::{Answer, Payload, SnapshotMeta, Types},
 };
 pub use self::{
-    gate::{Gate, OpenGate, Refusal},
+    gate::{Gate, OpenGate, Refusal, admit},
     leadership::{Leader, TransferError},
     server::{Answering, RaftService},
     state_machine::Applied,

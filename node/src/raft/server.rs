@@ -22,8 +22,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, codec::CompressionEncoding};
 
 use super::{
-    gate::Gate, identity::Identity, leadership::Told, rpc, snapshot::Intake, state_machine::StateMachine,
-    types::Types, wire::Malformed,
+    gate::{self, Gate},
+    identity::Identity,
+    leadership::Told,
+    rpc,
+    snapshot::Intake,
+    state_machine::StateMachine,
+    types::Types,
+    wire::Malformed,
 };
 use crate::{limits::PEER_MESSAGE_BYTES_MAX, world::rng::Rng};
 
@@ -72,21 +78,7 @@ impl Answering {
 
     /// Whether this server is meant, by somebody whom it hears.
     pub(super) fn admit(&self, header: Option<&proto::Header>) -> Result<(), Status> {
-        let header = header.ok_or_else(|| Status::invalid_argument("a request without a header"))?;
-        let Identity { cluster, node } = self.0.identity;
-        if *header.cluster_id != cluster.0.to_be_bytes() {
-            return Err(Status::failed_precondition(format!(
-                "this server is of cluster {cluster}, the request is for another"
-            )));
-        }
-        if header.to != node {
-            return Err(Status::failed_precondition(format!(
-                "this is node {node:016x}, the request is for {:016x}",
-                header.to
-            )));
-        }
-        let judged = self.0.gate.admit(header);
-        judged.map_err(|refusal| Status::failed_precondition(refusal.to_string()))
+        gate::admit(self.0.identity, &*self.0.gate, header)
     }
 
     fn may_vote(&self) -> Result<(), Status> {

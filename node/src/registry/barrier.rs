@@ -1,11 +1,21 @@
-//! Read indexes, shared: all that ask while a round is under way get theirs from the next one.
+//! Read indexes, shared: all that ask while a round is under way get theirs from the next one. A follower's round is one
+//! call to the leader, who shares its own among all that ask it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
 
-use crate::limits::READERS_WAITING_MAX;
-use crate::raft::{Consensus, ReadError};
+use crate::{
+    forward::Way,
+    limits::READERS_WAITING_MAX,
+    raft::{Consensus, Leader, ReadError},
+};
+
+/// A round that takes longer is given up; whoever still waits takes part in the next one.
+const ROUND_WITHIN: Duration = Duration::from_secs(1);
 
 type Waiting = oneshot::Sender<Result<u64, ReadError>>;
 
@@ -15,11 +25,18 @@ pub(super) struct Barrier {
     waiting: mpsc::Sender<Waiting>,
 }
 
+/// Where rounds are held.
+pub(super) struct Rounds {
+    pub(super) node: u64,
+    pub(super) consensus: Arc<Consensus>,
+    pub(super) way: Arc<dyn Way>,
+}
+
 impl Barrier {
-    /// A barrier over `consensus`. Its task ends with the last clone.
-    pub(super) fn start(consensus: Arc<Consensus>) -> Self {
-        let (waiting, rounds) = mpsc::channel(READERS_WAITING_MAX);
-        tokio::spawn(run(consensus, rounds));
+    /// Begins to hold rounds. The task ends with the last clone.
+    pub(super) fn start(rounds: Rounds) -> Self {
+        let (waiting, readers) = mpsc::channel(READERS_WAITING_MAX);
+        tokio::spawn(rounds.run(readers));
         Self { waiting }
     }
 
@@ -31,12 +48,32 @@ impl Barrier {
     }
 }
 
-async fn run(consensus: Arc<Consensus>, mut rounds: mpsc::Receiver<Waiting>) {
-    let mut waiting = Vec::new();
-    while rounds.recv_many(&mut waiting, READERS_WAITING_MAX).await > 0 {
-        let index = consensus.read_index().await;
-        for tell in waiting.drain(..) {
-            let _ = tell.send(index.clone());
+impl Rounds {
+    async fn run(self, mut readers: mpsc::Receiver<Waiting>) {
+        let mut leads = self.consensus.leader();
+        let mut waiting = Vec::new();
+        while readers.recv_many(&mut waiting, READERS_WAITING_MAX).await > 0 {
+            let index = self.round(&mut leads).await;
+            for tell in waiting.drain(..) {
+                let _ = tell.send(index.clone());
+            }
+        }
+    }
+
+    async fn round(&self, leads: &mut watch::Receiver<Option<Leader>>) -> Result<u64, ReadError> {
+        let leader = leads.borrow_and_update().clone().ok_or(ReadError::NotLeader)?;
+        if leader.id == self.node {
+            let confirmed = timeout(ROUND_WITHIN, self.consensus.read_index()).await;
+            return confirmed.unwrap_or(Err(ReadError::NoQuorum));
+        }
+        tokio::select! {
+            biased;
+            index = self.way.read_index(&leader, ROUND_WITHIN) => index,
+            // Whoever leads now is asked at once, whatever holds the other up.
+            changed = leads.changed() => Err(match changed {
+                Ok(()) => ReadError::NotLeader,
+                Err(_) => ReadError::Ended,
+            }),
         }
     }
 }

@@ -51,7 +51,7 @@ impl consul::Host for Ops {
 
 async fn readyz(State(ops): State<Ops>) -> Response {
     let status = ops.registry.status();
-    if status.ready && status.leader.is_some() {
+    if status.ready {
         return "ready\n".into_response();
     }
     (

@@ -122,6 +122,12 @@ impl Cluster {
         node.halt().await.unwrap();
     }
 
+    /// Ends a node in order.
+    pub async fn stop_one(&mut self, number: usize) {
+        let node = self.members[number].node.take().expect("it runs");
+        node.stop().await.unwrap();
+    }
+
     pub fn node(&self, number: usize) -> &Node {
         self.members[number].node.as_ref().expect("it runs")
     }
