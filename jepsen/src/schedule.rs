@@ -189,7 +189,7 @@ impl fmt::Display for Action {
 /// One fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// When, from the start of the run; later if the one before has not ended.
+    /// When, from the start of the run; later if the one before took longer than it was to.
     pub at: Duration,
     /// For how long.
     pub lasts: Duration,
@@ -209,6 +209,8 @@ impl fmt::Display for Step {
 pub struct Schedule {
     /// In the order of time.
     pub steps: Vec<Step>,
+    /// All are over by then; a step that would not be, since those before took longer, is left out.
+    pub until: Duration,
 }
 
 impl Schedule {
@@ -236,7 +238,8 @@ impl Schedule {
             steps.push(Step { at, lasts, action });
             at += lasts + draw.between(QUIET);
         }
-        Self { steps }
+        let until = time.saturating_sub(COOL_DOWN);
+        Self { steps, until }
     }
 }
 
@@ -254,6 +257,9 @@ const COOL_DOWN: Duration = Duration::from_secs(3);
 
 /// Between two faults, in milliseconds: long enough for an election, mostly.
 const QUIET: (u64, u64) = (500, 4_000);
+
+/// Between two faults at the least, however long the first one took.
+pub const QUIET_MIN: Duration = Duration::from_millis(QUIET.0);
 
 /// What clocks are set off by, in seconds.
 const OFFSETS: [i64; 8] = [-86_400, -3_600, -60, -10, 10, 60, 3_600, 86_400];

@@ -27,7 +27,7 @@ use crate::clock::{Clock, Micros};
 use crate::db::{Cluster, READY_WITHIN};
 use crate::fault::Fault;
 use crate::net::Node;
-use crate::schedule::{Action, Schedule, Step, Target};
+use crate::schedule::{Action, QUIET_MIN, Schedule, Step, Target};
 
 /// Ends a play before its time; clones end the same one.
 #[derive(Clone, Debug, Default)]
@@ -80,8 +80,10 @@ impl<'a> Nemesis<'a> {
         stop: &Stop,
         mut record: impl FnMut(&Fault),
     ) -> io::Result<()> {
+        let mut free = Duration::ZERO;
         for step in &schedule.steps {
-            if !self.wait_until(step.at, stop) {
+            let at = step.at.max(free);
+            if at + step.lasts > schedule.until || !self.wait_until(at, stop) {
                 break;
             }
             let from = self.clock.now();
@@ -89,6 +91,7 @@ impl<'a> Nemesis<'a> {
             let until = self.clock.now();
             self.look_after_processes()?;
             record(&fault(step, bite, from, until));
+            free = self.now() + QUIET_MIN;
         }
         Ok(())
     }
@@ -151,13 +154,18 @@ impl<'a> Nemesis<'a> {
         self.bring_back(&down)
     }
 
+    /// Since the run began.
+    fn now(&self) -> Duration {
+        self.clock.now().since(Micros::default())
+    }
+
     /// Waits for a moment of the run; `false`: it was told to stop.
     fn wait_until(&self, at: Duration, stop: &Stop) -> bool {
         loop {
             if stop.0.load(Relaxed) {
                 return false;
             }
-            let left = at.saturating_sub(self.clock.now().since(Micros::default()));
+            let left = at.saturating_sub(self.now());
             if left.is_zero() {
                 return true;
             }

@@ -21,9 +21,10 @@ impl Nemesis<'_> {
     pub(super) fn set_clock(&mut self, node: Node, seconds: i64, lasts: Duration) -> io::Result<Bite> {
         let clock = self.cluster.server(node).clock();
         let clock = clock.ok_or_else(|| io::Error::other("this cluster has no clocks that can be set"))?;
+        let set = Instant::now();
         clock.set(seconds)?;
         let seen = self.awaits_clock(node, seconds);
-        thread::sleep(lasts);
+        thread::sleep(lasts.saturating_sub(set.elapsed()));
         clock.set(0)?;
         let seen_right = self.awaits_clock(node, 0);
         let evidence = seen.zip(seen_right).map(|(wrong, right)| {
