@@ -94,12 +94,12 @@ pub(crate) fn faults(workspace: &Workspace) -> Vec<Stage> {
     std::iter::once(tests).chain(jepsen(workspace)).collect()
 }
 
-/// The harness in `jepsen/`: it proves that it can make its faults, and that they bite.
+/// The harness in `jepsen/`: it proves that it finds errors and that its faults bite, then breaks clusters of three.
 fn jepsen(workspace: &Workspace) -> Vec<Stage> {
     let mut nemesis = in_root(workspace, ["test", "-p", "spine-jepsen", "--test", "nemesis"]);
     nemesis.env("SPINE_BIN", binary(&workspace.target));
     let mut build = in_root(workspace, ["build", "--bin", "spine"]);
-    vec![
+    let mut stages = vec![
         harness("jepsen, self-test", workspace, &["self-test"]),
         harness("jepsen, doctor", workspace, &["doctor"]),
         Stage::prepared_tests("jepsen, nemesis", move || {
@@ -107,7 +107,21 @@ fn jepsen(workspace: &Workspace) -> Vec<Stage> {
             install::must(&mut build)?;
             Ok(nemesis)
         }),
-    ]
+    ];
+    for fault in ["kill", "pause", "partition", "power_cut"] {
+        let name = format!("jepsen under {fault}");
+        let arguments = [
+            "run",
+            "--workload",
+            "set,register,watch",
+            "--time",
+            "40s",
+            "--fault",
+            fault,
+        ];
+        stages.push(harness(&name, workspace, &arguments));
+    }
+    stages
 }
 
 /// One command of the harness. What it leaves behind is in the target directory.
