@@ -72,10 +72,10 @@ pub struct Row {
     pub bitten: usize,
     /// 99 of 100 answered operations took no longer, blocking queries apart.
     pub p99_ms: f64,
-    /// The longest time without an acknowledged change.
-    pub gap_s: f64,
-    /// The longest time from the end of a fault to the next acknowledged change.
-    pub recover_s: f64,
+    /// The longest time without an acknowledged change; `None` where clients don't change things all the time.
+    pub gap_s: Option<f64>,
+    /// The longest time from the end of a fault to the next acknowledged change; `None` as above.
+    pub recover_s: Option<f64>,
     /// What the run says.
     pub verdict: Verdict,
     /// Why, in short; empty if all is well.
@@ -106,6 +106,10 @@ fn row(asked: &Asked, workload: Workload, history: &History, faults: &[Fault], f
     let proves = ok > 0 || workload == Workload::Cluster;
     let (verdict, why) = verdict(asked, proves, faults, findings);
     let changes = changes(operations);
+    let is_busy = match workload {
+        Workload::Register | Workload::Set | Workload::Watch => true,
+        Workload::Catalog | Workload::Cluster => false,
+    };
     Row {
         workload,
         fault: if asked.faults.is_empty() {
@@ -121,8 +125,8 @@ fn row(asked: &Asked, workload: Workload, history: &History, faults: &[Fault], f
         faults: faults.len(),
         bitten: faults.iter().filter(|fault| fault.evidence.is_some()).count(),
         p99_ms: p99(operations).as_secs_f64() * 1_000.0,
-        gap_s: gap(&changes).as_secs_f64(),
-        recover_s: recovery(&changes, faults).as_secs_f64(),
+        gap_s: is_busy.then(|| gap(&changes).as_secs_f64()),
+        recover_s: is_busy.then(|| recovery(&changes, faults).as_secs_f64()),
         verdict,
         why,
     }
@@ -209,9 +213,10 @@ pub fn table(rows: &[Row]) -> String {
     );
     for row in rows {
         let bitten = format!("{}/{}", row.bitten, row.faults);
+        let seconds = |time: Option<f64>| time.map_or_else(|| "-".to_owned(), |time| format!("{time:.2}"));
         let _ = writeln!(
             table,
-            "{:<9} {:<fault$} {:>6} {:>7} {:>7} {:>6} {:>6} {bitten:>7} {:>8.1} {:>9.2} {:>9.2}  {} {}",
+            "{:<9} {:<fault$} {:>6} {:>7} {:>7} {:>6} {:>6} {bitten:>7} {:>8.1} {:>9} {:>9}  {} {}",
             row.workload,
             row.fault,
             row.seed,
@@ -220,8 +225,8 @@ pub fn table(rows: &[Row]) -> String {
             row.failed,
             row.unknown,
             row.p99_ms,
-            row.gap_s,
-            row.recover_s,
+            seconds(row.gap_s),
+            seconds(row.recover_s),
             row.verdict,
             row.why,
         );

@@ -13,7 +13,7 @@ use crate::{
 pub const WOKEN_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long a cluster takes to be at peace after a fault.
-const SETTLE: Duration = Duration::from_secs(10);
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// A wait may end this much early, by clocks that don't tick alike.
 const EARLY: Duration = Duration::from_millis(50);

@@ -15,8 +15,8 @@ use crate::{
 /// Beyond what probing takes: for what was seen to be agreed upon and shown.
 const AGREED_WITHIN: Duration = Duration::from_secs(3);
 
-/// How long a cluster takes to be at peace after a fault.
-const SETTLE: Duration = Duration::from_secs(10);
+/// How long a cluster takes to be at peace after a fault: by then others run the checks of a server that was lost.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// What a node showed this long before a fault it shows after it as well: by then it was on its disk.
 const ON_DISK_AFTER: Duration = Duration::from_secs(5);
