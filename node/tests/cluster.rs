@@ -113,7 +113,7 @@ async fn messages_of_peers_have_bounds() {
             name: "x".repeat(bytes),
             ..v1::Introduction::default()
         }),
-        durable: None,
+        ..v1::HelloRequest::default()
     };
     let mut client = HelloClient::new(channel);
     let read = client.hello(filled(HELLO_BYTES_MAX, hello)).await;

@@ -192,10 +192,11 @@ fn hear_until(step: u64, faults: Faults, rng: &mut Rng) -> (u64, u64) {
     let (disk, dir) = (SimDisk::new(), Path::new(DIR));
     disk.create_dir(dir).unwrap();
     let recall = Recall::open(Arc::new(disk.clone()), dir).unwrap();
-    recall.hear(1, durable(1)).unwrap();
+    recall.hear(1, durable(1), None).unwrap();
     disk.set_faults(faults);
     disk.crash_at(step);
-    let heard = (2..8).take_while(|number| recall.hear(1, durable(*number)).is_ok());
+    let hear = |number| recall.hear(1, durable(number), Some(durable(number - 1).boot));
+    let heard = (2..8).take_while(|number| hear(*number).is_ok());
     let answered = heard.last().unwrap_or(1);
     let recall = Recall::open(Arc::new(disk.after_crash(rng)), dir);
     let known = recall.ok().and_then(|recall| recall.of(1));

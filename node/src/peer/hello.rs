@@ -18,6 +18,7 @@ use crate::{
         Gate, Refusal,
         founding::{Founders, Founding, Introduction},
         recall::{Durable, Recall},
+        starts::Boot,
         wire::{self, Malformed},
     },
     world::RaftHome,
@@ -90,16 +91,24 @@ impl Presence {
         HelloServer::new(self.clone()).max_decoding_message_size(HELLO_BYTES_MAX)
     }
 
-    /// Asks the server at `address` who it is, and tells it what this one has durably.
+    /// Asks the server at `address` who it is, and tells it what this one has durably; `known` is the start that it said it
+    /// remembers of this one.
     ///
     /// # Errors
     /// Why there is no answer, in a few words.
-    pub async fn ask(&self, links: &Links, address: &str, durable: Durable) -> Result<Answer, String> {
+    pub async fn ask(
+        &self,
+        links: &Links,
+        address: &str,
+        durable: Durable,
+        known: Option<Boot>,
+    ) -> Result<Answer, String> {
         let link = links.get(Lane::Hello, address);
         let mut client = HelloClient::new(link.channel.clone()).max_decoding_message_size(HELLO_BYTES_MAX);
         let request = proto::HelloRequest {
             me: Some(introduction_message(&self.introduction())),
             durable: Some(wire::durable_message(&durable)),
+            known: known.map(wire::boot_message),
         };
         let answer = tokio::time::timeout(ASK_WITHIN, client.hello(request)).await;
         let failed = |why: String| {
@@ -113,7 +122,12 @@ impl Presence {
     }
 
     /// Remembers what a fellow member says of itself, and gives what was known before.
-    async fn hear(&self, from: &Introduction, durable: Durable) -> Result<Option<Durable>, Status> {
+    async fn hear(
+        &self,
+        from: &Introduction,
+        durable: Durable,
+        shown: Option<Boot>,
+    ) -> Result<Option<Durable>, Status> {
         let fellow = {
             let own = self.0.founding.read();
             let cluster = own.as_ref().map(|own| own.cluster);
@@ -126,7 +140,10 @@ impl Presence {
             return Ok(None);
         }
         let (shared, node) = (self.0.clone(), from.node);
-        let heard = self.0.home.blocking(move || shared.recall.hear(node, durable));
+        let heard = self
+            .0
+            .home
+            .blocking(move || shared.recall.hear(node, durable, shown));
         match heard.await {
             Ok(Ok(before)) => Ok(before),
             Ok(Err(error)) | Err(error) => {
@@ -153,11 +170,11 @@ impl Hello for Presence {
         request: Request<proto::HelloRequest>,
     ) -> Result<Response<proto::HelloResponse>, Status> {
         let malformed = |error: Malformed| Status::invalid_argument(error.to_string());
-        let proto::HelloRequest { me, durable } = request.into_inner();
+        let proto::HelloRequest { me, durable, known } = request.into_inner();
         let from = read_introduction(me).map_err(malformed)?;
         let durable = durable.ok_or(Malformed("durable")).map_err(malformed)?;
         let durable = wire::message_durable(durable).map_err(malformed)?;
-        let before = self.hear(&from, durable).await?;
+        let before = self.hear(&from, durable, known.map(wire::message_boot)).await?;
         Ok(Response::new(proto::HelloResponse {
             me: Some(introduction_message(&self.introduction())),
             of_you: before.as_ref().map(wire::durable_message),

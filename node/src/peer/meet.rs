@@ -155,7 +155,10 @@ impl Meeting {
     ) -> BTreeMap<String, Result<founding::Introduction, String>> {
         let asked: FuturesUnordered<_> = others
             .map(|other| async move {
-                let answer = self.presence.ask(&self.links, &other.address, durable).await;
+                let answer = self
+                    .presence
+                    .ask(&self.links, &other.address, durable, None)
+                    .await;
                 (other.name, answer.map(|answer| answer.from))
             })
             .collect();
@@ -276,19 +279,27 @@ impl Recognized {
         }
     }
 
-    /// Asks one of the others what it knows of this server.
+    /// Asks one of the others what it knows of this server. If that is an earlier start, it is told that this is the
+    /// same server, so that it remembers the present one.
     async fn ask(&self, node: u64, peer: &Peer, own: Durable) -> Result<Told, String> {
-        let answer = self.presence.ask(&self.links, &peer.address, own).await?;
-        let answer = fellow(answer, node, &self.founding)?;
-        Ok(match recall::judge(&own, &self.starts, answer.of_me.as_ref()) {
-            Ok(()) => Told::Fine {
-                remembers: answer.from.founding.is_some(),
-            },
-            Err(what) => Told::Objection(OldDisk {
-                witness: peer.name.clone(),
-                what,
-            }),
-        })
+        let mut known = None;
+        loop {
+            let answer = self.presence.ask(&self.links, &peer.address, own, known).await?;
+            let answer = fellow(answer, node, &self.founding)?;
+            if let Err(what) = recall::judge(&own, &self.starts, answer.of_me.as_ref()) {
+                let witness = peer.name.clone();
+                return Ok(Told::Objection(OldDisk { witness, what }));
+            }
+            match answer.of_me.map(|of_me| of_me.boot) {
+                // It remembered another start than the one shown, if any was.
+                Some(boot) if boot != own.boot && known != Some(boot) => known = Some(boot),
+                Some(_) | None => {
+                    return Ok(Told::Fine {
+                        remembers: answer.from.founding.is_some(),
+                    });
+                }
+            }
+        }
     }
 }
 

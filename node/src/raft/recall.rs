@@ -209,14 +209,19 @@ impl Recall {
         self.of(node).is_some_and(|known| boot_number < known.boot.number)
     }
 
-    /// Remembers what a node says of itself, and gives what was known before. Durable when this returns; an older start
-    /// than the one known is not taken. Waits for the disk.
-    pub fn hear(&self, node: u64, told: Durable) -> io::Result<Option<Durable>> {
+    /// Remembers what a node says of itself, and gives what was known before. Durable when this returns. Waits for the
+    /// disk.
+    ///
+    /// A new start is taken only from a node that has `shown` that it had the start which is known here. Otherwise an old
+    /// copy of its disk would be remembered in its place, and be believed when it starts once more.
+    pub fn hear(&self, node: u64, told: Durable, shown: Option<Boot>) -> io::Result<Option<Durable>> {
         let _writing = self.writing.lock();
         let mut known = self.known.lock().clone();
         let before = known.get(&node).copied();
         let now = match before {
-            Some(before) if is_older(told.boot, before.boot) => return Ok(Some(before)),
+            Some(before) if told.boot != before.boot && !succeeds(told.boot, before.boot, shown) => {
+                return Ok(Some(before));
+            }
             Some(before) => told.and(before),
             None => told,
         };
@@ -229,8 +234,9 @@ impl Recall {
     }
 }
 
-fn is_older(boot: Boot, known: Boot) -> bool {
-    boot.number < known.number || boot.number == known.number && boot.start != known.start
+/// Whether `boot` is a later start of a server that has shown to have had the start `known`.
+fn succeeds(boot: Boot, known: Boot, shown: Option<Boot>) -> bool {
+    shown == Some(known) && boot.number > known.number
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -334,15 +340,27 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_is_remembered_and_an_older_start_is_not_taken() {
+    fn the_greatest_is_remembered_of_a_server_that_is_the_one_known() {
         let directory = tempfile::tempdir().unwrap();
         let open = || Recall::open(Arc::new(OsFiles), directory.path()).unwrap();
         let recall = open();
-        assert_eq!(recall.hear(7, durable(2, 3, 10)).unwrap(), None);
+        assert_eq!(recall.hear(7, durable(2, 3, 10), None).unwrap(), None);
         assert!(recall.is_outdated(7, 1) && !recall.is_outdated(7, 2) && !recall.is_outdated(8, 0));
-        // A later start that says less is not believed to have less.
+        // A later start has to know the earlier one.
         let recall = open();
-        assert_eq!(recall.hear(7, durable(3, 2, 5)).unwrap(), Some(durable(2, 3, 10)));
+        for shown in [None, Some(durable(1, 0, 0).boot)] {
+            assert_eq!(
+                recall.hear(7, durable(3, 9, 99), shown).unwrap(),
+                Some(durable(2, 3, 10))
+            );
+        }
+        assert_eq!(open().of(7), Some(durable(2, 3, 10)));
+        // One that says less is not believed to have less.
+        let shown = Some(durable(2, 0, 0).boot);
+        assert_eq!(
+            recall.hear(7, durable(3, 2, 5), shown).unwrap(),
+            Some(durable(2, 3, 10))
+        );
         let merged = Durable {
             boot: durable(3, 0, 0).boot,
             ..durable(2, 3, 10)
@@ -351,9 +369,12 @@ mod tests {
         let mut twin = durable(3, 9, 99);
         twin.boot.start = 77;
         for older in [durable(2, 9, 99), twin] {
-            assert_eq!(recall.hear(7, older).unwrap(), Some(merged));
+            assert_eq!(recall.hear(7, older, Some(merged.boot)).unwrap(), Some(merged));
         }
         assert_eq!(open().of(7), Some(merged));
+        // Within a start nothing has to be shown.
+        recall.hear(7, durable(3, 4, 11), None).unwrap();
+        assert_eq!(open().of(7), Some(durable(3, 4, 11)));
     }
 
     #[test]

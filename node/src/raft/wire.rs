@@ -172,11 +172,22 @@ pub(crate) fn message_founding(message: proto::Founding) -> Result<Founding, Mal
     })
 }
 
+/// The message of a start.
+pub(crate) fn boot_message(boot: Boot) -> proto::Boot {
+    let Boot { number, start } = boot;
+    proto::Boot { number, start }
+}
+
+/// The start of a message.
+pub(crate) fn message_boot(message: proto::Boot) -> Boot {
+    let proto::Boot { number, start } = message;
+    Boot { number, start }
+}
+
 /// The message of what a server has durably.
 pub(crate) fn durable_message(durable: &Durable) -> proto::Durable {
-    let Boot { number, start } = durable.boot;
     proto::Durable {
-        boot: Some(proto::Boot { number, start }),
+        boot: Some(boot_message(durable.boot)),
         vote: durable
             .vote
             .map(|Ballot { term, node }| proto::LeaderId { term, node_id: node }),
@@ -188,10 +199,10 @@ pub(crate) fn durable_message(durable: &Durable) -> proto::Durable {
 
 /// What a server has durably, by its message.
 pub(crate) fn message_durable(message: proto::Durable) -> Result<Durable, Malformed> {
-    let proto::Boot { number, start } = message.boot.ok_or(Malformed("boot"))?;
+    let boot = message.boot.map(message_boot).ok_or(Malformed("boot"))?;
     let committed = message.committed.map(message_position).transpose()?;
     Ok(Durable {
-        boot: Boot { number, start },
+        boot,
         vote: message
             .vote
             .map(|proto::LeaderId { term, node_id }| Ballot { term, node: node_id }),
