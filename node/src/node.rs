@@ -342,6 +342,11 @@ impl Node {
         self.consensus.transfer(HAND_OVER_WITHIN).await
     }
 
+    /// The first index that its log holds, or would hold; what lies before is in the checkpoints.
+    pub fn log_begins(&self) -> u64 {
+        self.log.state().purged.map_or(0, |purged| purged.index + 1)
+    }
+
     /// Where it listens for peers.
     pub fn peer_address(&self) -> Option<SocketAddr> {
         self.port.as_ref().map(Port::address)

@@ -6,18 +6,27 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use spine_api::AdminCommand;
 use spine_node::{
     World,
+    storage::checkpoint::{CheckpointError, Chunk, Engine, Generation, Header, Loaded, Verifier},
     world::net::{Listener, Net, Stream},
 };
 use support::{cluster::Cluster, cx, write};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
+    time::timeout,
+};
 
 /// One node is away while the log goes on and is purged behind checkpoints. It comes back over connections that break
 /// after one megabyte each, while writes and checkpoints go on: it gets the state in pieces, once, and then entries.
@@ -25,18 +34,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 async fn a_follower_that_is_too_far_behind_gets_the_state() {
     const STATE: u64 = 15 << 20;
     let mut cluster = Cluster::start_with(|settings| settings.log_kept_for_members = 8 << 20).await;
-    let leader = cluster.leader_among(&[0, 1, 2]).await;
-    let away = (leader + 1) % 3;
-    write(&*cluster.registry(leader), "before", "all are there").await;
-    cluster.until_equal(&[0, 1, 2]).await;
-    cluster.halt(away).await;
-    for round in 0..3 {
-        for number in 0..12 {
-            let key = format!("large{round}/{number}");
-            write(&*cluster.registry(leader), &key, noise(500 << 10)).await;
-        }
-        cluster.checkpoint(leader).await;
-    }
+    let (leader, away) = leave_behind(&mut cluster).await;
 
     let registry = cluster.registry(leader);
     let load = tokio::spawn(async move {
@@ -63,6 +61,31 @@ async fn a_follower_that_is_too_far_behind_gets_the_state() {
     cluster.until_equal(&[0, 1, 2]).await;
     assert_eq!(cluster.installed(away), 1);
     cluster.stop().await;
+}
+
+/// Writes and checkpoints without one of the followers, until the leader's log begins behind what that one has. Gives the
+/// leader, and the one that is away.
+async fn leave_behind(cluster: &mut Cluster) -> (usize, usize) {
+    let leader = cluster.leader_among(&[0, 1, 2]).await;
+    let away = (leader + 1) % 3;
+    write(&*cluster.registry(leader), "before", "all are there").await;
+    cluster.until_equal(&[0, 1, 2]).await;
+    let position = cluster.node(away).applied().borrow().position;
+    let known = position.expect("it has applied something").index;
+    cluster.halt(away).await;
+    for round in 0..3 {
+        for number in 0..12 {
+            let key = format!("large{round}/{number}");
+            write(&*cluster.registry(leader), &key, noise(500 << 10)).await;
+        }
+        cluster.checkpoint(leader).await;
+        cluster.checkpoint(3 - leader - away).await;
+    }
+    // Whichever of the two leads from here on.
+    for number in [leader, 3 - leader - away] {
+        cluster.until_purged(number, known).await;
+    }
+    (leader, away)
 }
 
 /// Bytes that don't compress.
@@ -168,5 +191,83 @@ impl AsyncWrite for BrittleStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// A follower's power fails when the state that it was sent is on its disk as a checkpoint, and nothing of it in its log
+/// or in memory: it goes on from there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_is_durable_and_not_installed_is_begun_with() {
+    let mut cluster = Cluster::start_with(|settings| settings.log_kept_for_members = 0).await;
+    let (leader, away) = leave_behind(&mut cluster).await;
+
+    let stall = Arc::new(Stall::default());
+    cluster.revive_in(away, stalling_world(&stall)).await;
+    let reached = timeout(Duration::from_secs(30), stall.reached.notified()).await;
+    reached.expect("it is sent a state, and writes it");
+    let before = cluster.node(away).applied().borrow().state.bytes();
+    assert!(before < 1 << 20, "it was not installed");
+    cluster.halt(away).await;
+    assert_eq!(cluster.installed(away), 0);
+    stall.go_on.store(true, Ordering::Release);
+
+    cluster.revive(away).await;
+    let there = cluster.node(away).applied().borrow().state.bytes();
+    assert!(there > 15 << 20, "it starts with {there} bytes of state");
+    write(&*cluster.registry(leader), "after", "all are there again").await;
+    cluster.until_equal(&[0, 1, 2]).await;
+    assert_eq!(cluster.installed(away), 0, "entries were enough");
+    cluster.stop().await;
+}
+
+/// Holds a checkpoint up that is written already.
+#[derive(Debug, Default)]
+struct Stall {
+    reached: Notify,
+    go_on: AtomicBool,
+}
+
+/// A world in which who writes a checkpoint is not told that it is done.
+fn stalling_world(stall: &Arc<Stall>) -> World {
+    let world = World::real();
+    let (open, stall) = (world.engine.clone(), stall.clone());
+    World {
+        engine: Arc::new(move |directory| {
+            Ok(Arc::new(StallingEngine {
+                engine: open(directory)?,
+                stall: stall.clone(),
+            }))
+        }),
+        ..world
+    }
+}
+
+#[derive(Debug)]
+struct StallingEngine {
+    engine: Arc<dyn Engine>,
+    stall: Arc<Stall>,
+}
+
+impl Engine for StallingEngine {
+    fn write(
+        &self,
+        header: &Header,
+        chunks: &mut dyn Iterator<Item = Chunk>,
+        verify: &mut Verifier<'_>,
+    ) -> Result<Generation, CheckpointError> {
+        let written = self.engine.write(header, chunks, verify);
+        self.stall.reached.notify_one();
+        while !self.stall.go_on.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        written
+    }
+
+    fn newest_verified(&self, verify: &mut Verifier<'_>) -> Result<Option<Loaded>, CheckpointError> {
+        self.engine.newest_verified(verify)
+    }
+
+    fn log_index_kept(&self) -> Result<Option<u64>, CheckpointError> {
+        self.engine.log_index_kept()
     }
 }

@@ -39,6 +39,9 @@ use crate::{
 /// A peer that can't be reached is tried again after this.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
+/// openraft drops a heartbeat at its deadline; so long before, its link still learns that it was not answered.
+const HEARD_BEFORE_DROPPED: Duration = Duration::from_millis(5);
+
 /// What the ways to all peers have in common.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -200,7 +203,9 @@ impl NetStreamAppend<Types> for Way {
                 let Some(heartbeat) = requests.next().await else {
                     return Ok(Box::pin(stream::empty()) as BoxStream<'s, _>);
                 };
-                let answer = self.heartbeat(heartbeat, option.soft_ttl()).await;
+                // All the time that there is: on a busy machine a late answer keeps a leader that would give up without.
+                let within = option.hard_ttl().saturating_sub(HEARD_BEFORE_DROPPED);
+                let answer = self.heartbeat(heartbeat, within).await;
                 let answer = answer.map_err(|failure| self.unreachable(failure))?;
                 Ok(Box::pin(stream::iter(iter::once(Ok(answer)))) as BoxStream<'s, _>)
             }),

@@ -206,6 +206,17 @@ impl Cluster {
             .unwrap();
     }
 
+    /// Waits until a node's log has no more what comes after `index`.
+    pub async fn until_purged(&self, number: usize, index: u64) {
+        let purged = async {
+            let mut look = tokio::time::interval(Duration::from_millis(10));
+            while self.node(number).log_begins() <= index + 1 {
+                look.tick().await;
+            }
+        };
+        timeout(PATIENCE, purged).await.expect("it is purged");
+    }
+
     async fn reached(&self, number: usize, index: u64) -> Applied {
         let mut applied = self.node(number).applied();
         let reached = applied.wait_for(|applied| applied.reaches(index)).await;

@@ -226,7 +226,7 @@ async fn collect(
                     **partial = None;
                     return Err(Status::data_loss(error.to_string()));
                 }
-                begun.chunks += 1;
+                begun.chunks += u64::from(!chunk.is_empty());
                 begun.touched = Instant::now();
                 if said_at.elapsed() >= SAY_EVERY {
                     said_at = Instant::now();

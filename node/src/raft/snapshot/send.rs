@@ -106,21 +106,25 @@ async fn exchange(
 
 async fn send_chunks(state: &State, begin: u64, mut parts: Parts) {
     let mut number = 0;
+    let mut said = Instant::now();
     for chunk in snapshot::chunks(state) {
         number += 1;
-        if number > begin {
-            if parts.send(part(Part::Chunk(chunk.into()))).await.is_err() {
-                return;
-            }
-        } else if number % YIELD_EVERY == 0 {
+        let chunk = if number > begin {
+            chunk
+        } else if said.elapsed() >= LOOK_EVERY {
+            // Those that are there already take their time too, and silence would look like the end.
+            Vec::new()
+        } else {
             tokio::task::yield_now().await;
+            continue;
+        };
+        said = Instant::now();
+        if parts.send(part(Part::Chunk(chunk.into()))).await.is_err() {
+            return;
         }
     }
     let _ = parts.send(part(Part::End(number))).await;
 }
-
-/// Chunks that are skipped before others get the thread.
-const YIELD_EVERY: u64 = 16;
 
 fn part(part: Part) -> proto::SnapshotPart {
     proto::SnapshotPart { part: Some(part) }
