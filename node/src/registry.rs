@@ -259,7 +259,6 @@ impl NodeRegistry {
     /// The log index that must be applied for a linearizable read. While no leader is known it asks again.
     async fn read_index(&self) -> Result<u64, Error> {
         let began = Instant::now();
-        let mut leads = self.consensus.leader();
         loop {
             match self.barrier.read_index().await {
                 None => {
@@ -274,6 +273,8 @@ impl NodeRegistry {
                     return Err(Error::NoLeader);
                 }
                 Some(Err(ReadError::NotLeader | ReadError::NoQuorum)) => {
+                    let mut leads = self.consensus.leader();
+                    leads.mark_unchanged();
                     let _ = timeout(LEADER_ASKED_EVERY, leads.changed()).await;
                 }
             }

@@ -115,11 +115,14 @@ impl Following<'_> {
                 break Over::NobodyAsks;
             }
             let paused_until = self.paused_until;
+            // While there is none, what comes waits where it is, and nothing here turns for it.
+            let has_room =
+                paused_until.is_none() && (self.commands_sent < limits::FORWARD_CALLS_MAX || !self.renewing);
             tokio::select! {
                 biased;
                 Some((call, answers)) = self.calls.next() => self.returned(call, answers),
                 changed = leads.changed() => if changed.is_err() { break Over::Ended },
-                () = self.queue.more() => {}
+                () = self.queue.more(), if has_room => {}
                 () = until(paused_until) => self.paused_until = None,
                 _ = turn.tick() => self.queue.sweep(Instant::now()),
             }

@@ -136,11 +136,13 @@ impl Leading {
                 return Over::NobodyAsks;
             }
             let held_until = self.held_until;
+            // While there is none, what comes waits where it is, and nothing here turns for it.
+            let has_room = self.in_flight < ENTRIES_IN_FLIGHT_MAX && held_until.is_none();
             tokio::select! {
                 biased;
                 Some(landed) = self.landings.recv() => self.land(landed),
                 changed = leads.changed() => if changed.is_err() { return Over::Ended },
-                () = queue.more() => {}
+                () = queue.more(), if has_room => {}
                 () = until(held_until) => self.held_until = None,
                 _ = turn.tick() => queue.sweep(Instant::now()),
             }

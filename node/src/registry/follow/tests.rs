@@ -170,7 +170,7 @@ impl Node {
     }
 
     async fn call(&mut self) -> Call {
-        let call = tokio::time::timeout(Duration::from_secs(60), self.calls.recv());
+        let call = tokio::time::timeout(Duration::from_mins(1), self.calls.recv());
         call.await.expect("a call comes").expect("the node runs")
     }
 
