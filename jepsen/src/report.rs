@@ -40,13 +40,16 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What was asked for: the beginning of a row.
+/// What was asked for, and under which circumstances: the beginning of a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
     /// The kinds of faults.
     pub faults: Vec<String>,
     /// The seed.
     pub seed: u64,
+    /// What the machine was doing meanwhile, if that was too much.
+    #[serde(default)]
+    pub noise: Option<String>,
 }
 
 /// A row of the table.
@@ -78,6 +81,9 @@ pub struct Row {
     pub recover_s: Option<f64>,
     /// What the run says.
     pub verdict: Verdict,
+    /// The machine was starved: what the run says about time is worth little.
+    #[serde(default)]
+    pub noisy: bool,
     /// Why, in short; empty if all is well.
     pub why: String,
 }
@@ -128,6 +134,7 @@ fn row(asked: &Asked, workload: Workload, history: &History, faults: &[Fault], f
         gap_s: is_busy.then(|| gap(&changes).as_secs_f64()),
         recover_s: is_busy.then(|| recovery(&changes, faults).as_secs_f64()),
         verdict,
+        noisy: asked.noise.is_some(),
         why,
     }
 }
@@ -213,10 +220,11 @@ pub fn table(rows: &[Row]) -> String {
     );
     for row in rows {
         let bitten = format!("{}/{}", row.bitten, row.faults);
+        let noisy = if row.noisy { " (noisy)" } else { "" };
         let seconds = |time: Option<f64>| time.map_or_else(|| "-".to_owned(), |time| format!("{time:.2}"));
         let _ = writeln!(
             table,
-            "{:<9} {:<fault$} {:>6} {:>7} {:>7} {:>6} {:>6} {bitten:>7} {:>8.1} {:>9} {:>9}  {} {}",
+            "{:<9} {:<fault$} {:>6} {:>7} {:>7} {:>6} {:>6} {bitten:>7} {:>8.1} {:>9} {:>9}  {}{noisy} {}",
             row.workload,
             row.fault,
             row.seed,
@@ -305,6 +313,7 @@ mod tests {
         let asked = Asked {
             faults: vec!["kill".to_owned()],
             seed: 1,
+            noise: None,
         };
         let judge =
             |proves, faults: &[Fault], findings: &Findings| verdict(&asked, proves, faults, findings).0;

@@ -2,7 +2,7 @@
 //! from what was written down.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    checker::{self, Findings},
+    checker::{self, Around},
     clock::Clock,
     db::{Cluster, Spec},
     endpoint::Endpoints,
@@ -30,6 +30,9 @@ use crate::{
 const QUIET: Duration = Duration::from_secs(20);
 /// How long nodes may take to catch up when all is over, and to hold the same.
 const CAUGHT_UP_WITHIN: Duration = Duration::from_mins(1);
+
+/// Bounds of time in a run on a starved machine are this many times as long; its rows are marked.
+const STRETCH: u32 = 2;
 
 /// What a run is to be.
 #[derive(Clone, Debug)]
@@ -76,8 +79,6 @@ pub struct Record {
     pub schedule: Vec<String>,
     /// What went wrong that no fault explains, as the nemesis saw it: each breaks a promise.
     pub incidents: Vec<String>,
-    /// What the machine was doing meanwhile, if that was too much.
-    pub noise: Option<String>,
     /// What came of it.
     pub rows: Vec<Row>,
 }
@@ -115,6 +116,7 @@ pub fn run(plan: &Plan) -> Result<Vec<Row>, Error> {
         asked: Asked {
             faults: plan.faults.iter().map(ToString::to_string).collect(),
             seed: plan.seed,
+            noise: None,
         },
         workloads: plan.workloads.iter().copied().collect(),
         nodes: plan.nodes,
@@ -136,7 +138,7 @@ pub fn run(plan: &Plan) -> Result<Vec<Row>, Error> {
     };
     let load = Load::watch(&plan.directory.join("metrics.jsonl"))?;
     record.incidents = work(plan, &schedule, cluster.as_mut(), endpoints)?;
-    record.noise = load.end()?;
+    record.asked.noise = load.end()?;
     if let Some(mut cluster) = cluster {
         record.incidents.extend(cluster.ended_by_themselves()?);
         cluster.stop()?;
@@ -223,7 +225,11 @@ fn wait_until(clock: Clock, moment: Duration) {
 fn judge(directory: &Path, mut record: Record) -> Result<Vec<Row>, Error> {
     let histories = History::read(&directory.join("history.jsonl"))?;
     let faults = read_faults(&directory.join("faults.jsonl"))?;
-    let mut findings = checker::check(&histories, &faults);
+    let around = Around {
+        faults: &faults,
+        stretch: if record.asked.noise.is_some() { STRETCH } else { 1 },
+    };
+    let mut findings = checker::check(&histories, around);
     let cluster = findings.entry(Workload::Cluster).or_default();
     for incident in &record.incidents {
         cluster.violation("incident", incident.clone());
@@ -240,7 +246,7 @@ fn notes(record: &Record) -> Vec<String> {
         "{} nodes, {} s, {} operations a second; binary {}",
         record.nodes, record.time_s, record.rate, record.binary
     )];
-    notes.extend(record.noise.iter().map(|noise| format!("noisy: {noise}")));
+    notes.extend(record.asked.noise.iter().map(|noise| format!("noisy: {noise}")));
     notes
 }
 
@@ -298,14 +304,4 @@ pub fn describe_binary(path: &Path) -> io::Result<String> {
     let mut hasher = DefaultHasher::new();
     hasher.write(&fs::read(path)?);
     Ok(format!("{} {:016x}", path.display(), hasher.finish()))
-}
-
-/// Everything that was found, by workload; for tests of the harness.
-///
-/// # Errors
-/// As [`replay`].
-pub fn findings(directory: &Path) -> Result<BTreeMap<Workload, Findings>, Error> {
-    let histories = History::read(&directory.join("history.jsonl"))?;
-    let faults = read_faults(&directory.join("faults.jsonl"))?;
-    Ok(checker::check(&histories, &faults))
 }

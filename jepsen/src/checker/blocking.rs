@@ -2,10 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Findings, ledger::Ledger};
+use super::{Around, Findings, ledger::Ledger};
 use crate::{
     clock::Micros,
-    fault::Fault,
     history::{Call, History, Operation, Out},
 };
 
@@ -19,7 +18,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 const EARLY: Duration = Duration::from_millis(50);
 
 /// Checks all blocking queries.
-pub fn check(history: &History, ledger: &Ledger<'_>, faults: &[Fault], findings: &mut Findings) {
+pub fn check(history: &History, ledger: &Ledger<'_>, around: Around<'_>, findings: &mut Findings) {
     let mut watchers: BTreeMap<u64, Vec<Answer<'_>>> = BTreeMap::new();
     for operation in &history.operations {
         if let Call::Block {
@@ -45,12 +44,12 @@ pub fn check(history: &History, ledger: &Ledger<'_>, faults: &[Fault], findings:
     }
     for answers in watchers.values() {
         for answer in answers {
-            if let Some((rule, detail)) = answer.complaint(faults) {
+            if let Some((rule, detail)) = answer.complaint(around) {
                 findings.violation(rule, format!("{detail}: {}", answer.operation.describe()));
             }
         }
         check_falls(answers, findings);
-        check_wakes(answers, ledger, faults, findings);
+        check_wakes(answers, ledger, around, findings);
     }
 }
 
@@ -66,7 +65,7 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    fn complaint(&self, faults: &[Fault]) -> Option<(&'static str, String)> {
+    fn complaint(&self, around: Around<'_>) -> Option<(&'static str, String)> {
         let Operation { start, end, node, .. } = self.operation;
         if self.index == 0 {
             return Some(("index 0", "clients take it for no index".to_owned()));
@@ -77,7 +76,7 @@ impl Answer<'_> {
         }
         let waited = end.since(*start);
         // A server that is told to stop answers what it has.
-        let mut touched = faults.iter().filter(|fault| fault.overlaps(*start, *end));
+        let mut touched = around.faults.iter().filter(|fault| fault.overlaps(*start, *end));
         let is_excused = touched.any(|fault| fault.nodes.contains(node));
         let is_early = self.behind > 0 && self.index == self.behind && waited + EARLY < self.wait;
         (is_early && !is_excused).then(|| {
@@ -103,7 +102,7 @@ fn check_falls(answers: &[Answer<'_>], findings: &mut Findings) {
 }
 
 /// Every change reaches the watcher in time.
-fn check_wakes(answers: &[Answer<'_>], ledger: &Ledger<'_>, faults: &[Fault], findings: &mut Findings) {
+fn check_wakes(answers: &[Answer<'_>], ledger: &Ledger<'_>, around: Around<'_>, findings: &mut Findings) {
     let (Some(first), Some(last)) = (answers.first(), answers.last()) else {
         return;
     };
@@ -118,7 +117,7 @@ fn check_wakes(answers: &[Answer<'_>], ledger: &Ledger<'_>, faults: &[Fault], fi
             if acknowledged == Micros::NEVER {
                 continue;
             }
-            let due = Fault::due(faults, acknowledged, WOKEN_WITHIN, SETTLE);
+            let due = around.due(acknowledged, WOKEN_WITHIN, SETTLE);
             let told = answers.iter().find(|answer| answer.index >= index);
             // A watcher that went home before the time was over is not late.
             let end = told.unwrap_or(last).operation.end;

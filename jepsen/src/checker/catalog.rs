@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::Findings;
+use super::{Around, Findings};
 use crate::{
     clock::Micros,
     fault::Fault,
@@ -22,7 +22,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 const ON_DISK_AFTER: Duration = Duration::from_secs(5);
 
 /// Checks all views of all services.
-pub fn check(history: &History, faults: &[Fault]) -> Findings {
+pub fn check(history: &History, around: Around<'_>) -> Findings {
     let mut findings = Findings::default();
     let mut services = services(history);
     for operation in &history.operations {
@@ -41,7 +41,7 @@ pub fn check(history: &History, faults: &[Fault]) -> Findings {
         }
     }
     for service in services.values() {
-        service.check(faults, &mut findings);
+        service.check(around, &mut findings);
     }
     findings
 }
@@ -118,7 +118,7 @@ struct View<'a> {
 }
 
 impl Service<'_> {
-    fn check(&self, faults: &[Fault], findings: &mut Findings) {
+    fn check(&self, around: Around<'_>, findings: &mut Findings) {
         for view in &self.views {
             for id in &view.ids {
                 if !self.instances.contains_key(id) {
@@ -131,11 +131,11 @@ impl Service<'_> {
             for view in &self.views {
                 let shown = view.ids.contains(id);
                 let complaint = if shown {
-                    instance.may_be_shown(view, faults)
+                    instance.may_be_shown(view, around)
                 } else {
                     instance
-                        .has_left(view, &seen, faults)
-                        .or_else(|| instance.may_be_missing(view, faults))
+                        .has_left(view, &seen, around)
+                        .or_else(|| instance.may_be_missing(view, around))
                 };
                 if let Some((rule, detail)) = complaint {
                     findings.violation(rule, format!("{id}: {detail}; {}", view.describe()));
@@ -160,11 +160,12 @@ impl View<'_> {
     }
 
     /// Whether the node may have shown what was long past: it was asked for what it has, and was cut off.
-    fn may_be_old(&self, faults: &[Fault]) -> bool {
+    fn may_be_old(&self, around: Around<'_>) -> bool {
         let Operation { node, start, end, .. } = self.operation;
         let was_cut_off = |fault: &&Fault| fault.cut_off.contains(node) || fault.nodes.contains(node);
         self.stale
-            && faults
+            && around
+                .faults
                 .iter()
                 .filter(was_cut_off)
                 .any(|fault| fault.from <= *end && *start <= fault.until.after(SETTLE))
@@ -220,18 +221,18 @@ impl Instance<'_> {
     }
 
     /// It is in a view: is there a reason why it should not be?
-    fn may_be_shown(&self, view: &View<'_>, faults: &[Fault]) -> Option<(&'static str, String)> {
+    fn may_be_shown(&self, view: &View<'_>, around: Around<'_>) -> Option<(&'static str, String)> {
         let Operation { start, end, .. } = *view.operation;
         if !self.registrations.iter().any(|one| one.start <= end) {
             return Some(("phantom", "it is not registered".to_owned()));
         }
-        if view.may_be_old(faults) {
+        if view.may_be_old(around) {
             return None;
         }
         let gone = self.deregistrations.iter().filter(|one| one.answer().is_some());
         if let Some(gone) = gone.map(|one| one.end).min() {
             let due = if view.stale {
-                Fault::due(faults, gone, AGREED_WITHIN, SETTLE)
+                around.due(gone, AGREED_WITHIN, SETTLE)
             } else {
                 gone
             };
@@ -244,7 +245,7 @@ impl Instance<'_> {
             InstanceState::Up | InstanceState::Flapping => false,
             InstanceState::Failing | InstanceState::Hung | InstanceState::Stopped => true,
         };
-        let due = Fault::due(faults, since, self.probing() + AGREED_WITHIN, SETTLE);
+        let due = around.due(since, self.probing() + AGREED_WITHIN, SETTLE);
         (is_dead && start > due).then(|| {
             (
                 "dead and shown",
@@ -254,19 +255,14 @@ impl Instance<'_> {
     }
 
     /// It is not in a view: should it have come there by now?
-    fn may_be_missing(&self, view: &View<'_>, faults: &[Fault]) -> Option<(&'static str, String)> {
+    fn may_be_missing(&self, view: &View<'_>, around: Around<'_>) -> Option<(&'static str, String)> {
         let Operation { start, end, .. } = *view.operation;
         let (since, state) = self.state(start, end)?;
-        if state != InstanceState::Up || self.leaves(end) || view.may_be_old(faults) {
+        if state != InstanceState::Up || self.leaves(end) || view.may_be_old(around) {
             return None;
         }
         let since = self.registered()?.max(since);
-        let due = Fault::due(
-            faults,
-            since,
-            self.interval + self.timeout + AGREED_WITHIN,
-            SETTLE,
-        );
+        let due = around.due(since, self.interval + self.timeout + AGREED_WITHIN, SETTLE);
         (start > due).then(|| {
             (
                 "alive and not shown",
@@ -276,7 +272,12 @@ impl Instance<'_> {
     }
 
     /// It is not in a view: had it been shown, and has not stopped serving since?
-    fn has_left(&self, view: &View<'_>, seen: &Seen<'_>, faults: &[Fault]) -> Option<(&'static str, String)> {
+    fn has_left(
+        &self,
+        view: &View<'_>,
+        seen: &Seen<'_>,
+        around: Around<'_>,
+    ) -> Option<(&'static str, String)> {
         let Operation { start, end, node, .. } = view.operation;
         let (since, state) = self.state(*start, *end)?;
         if state != InstanceState::Up || self.leaves(*end) {
@@ -296,7 +297,7 @@ impl Instance<'_> {
                 && fault.nodes.contains(node)
                 && fault.from < first.after(ON_DISK_AFTER)
         };
-        let is_excused = view.stale && faults.iter().any(forgot);
+        let is_excused = view.stale && around.faults.iter().any(forgot);
         (!is_excused).then(|| ("alive and left", format!("up since {since}, shown since {first}")))
     }
 }

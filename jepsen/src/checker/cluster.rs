@@ -5,10 +5,9 @@ use std::{
     time::Duration,
 };
 
-use super::Findings;
+use super::{Around, Findings};
 use crate::{
     clock::Micros,
-    fault::Fault,
     history::{History, Sight, Workload},
 };
 
@@ -20,7 +19,7 @@ const WRITES_WITHIN: Duration = Duration::from_secs(10);
 pub const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 
 /// Checks the samples of the nodes, and of all workloads whether writes went on.
-pub fn check(history: &History, all: &BTreeMap<Workload, History>, faults: &[Fault]) -> Findings {
+pub fn check(history: &History, all: &BTreeMap<Workload, History>, around: Around<'_>) -> Findings {
     let mut findings = Findings::default();
     check_falls(history, &mut findings);
     let over = history
@@ -28,9 +27,9 @@ pub fn check(history: &History, all: &BTreeMap<Workload, History>, faults: &[Fau
         .iter()
         .find(|sighting| sighting.sight == Sight::FaultsOver);
     if let Some(over) = over {
-        if !faults.is_empty() {
-            check_leader(history, over.at, &mut findings);
-            check_writes(all, over.at, &mut findings);
+        if !around.faults.is_empty() {
+            check_leader(history, over.at, around, &mut findings);
+            check_writes(all, over.at, around, &mut findings);
         }
         check_content(history, &mut findings);
     }
@@ -64,8 +63,8 @@ fn check_falls(history: &History, findings: &mut Findings) {
     }
 }
 
-fn check_leader(history: &History, over: Micros, findings: &mut Findings) {
-    let due = over.after(LEADER_WITHIN + SAMPLE_EVERY);
+fn check_leader(history: &History, over: Micros, around: Around<'_>, findings: &mut Findings) {
+    let due = over.after(LEADER_WITHIN * around.stretch + SAMPLE_EVERY);
     let mut samples = history.sightings.iter().filter(|sighting| sighting.at >= over);
     let led = samples.any(|sighting| {
         let is_led = matches!(&sighting.sight, Sight::Status { leader, .. } if !leader.is_empty());
@@ -79,12 +78,17 @@ fn check_leader(history: &History, over: Micros, findings: &mut Findings) {
     }
 }
 
-fn check_writes(all: &BTreeMap<Workload, History>, over: Micros, findings: &mut Findings) {
+fn check_writes(
+    all: &BTreeMap<Workload, History>,
+    over: Micros,
+    around: Around<'_>,
+    findings: &mut Findings,
+) {
     let operations = all.values().flat_map(|history| &history.operations);
     let behind: Vec<_> = operations
         .filter(|one| one.start >= over && !one.call.is_read())
         .collect();
-    let due = over.after(WRITES_WITHIN);
+    let due = over.after(WRITES_WITHIN * around.stretch);
     let acknowledged = behind.iter().filter(|one| one.answer().is_some());
     let first = acknowledged.map(|one| one.end).min().unwrap_or(Micros::NEVER);
     let tried = behind.iter().any(|one| one.start <= due);

@@ -9,11 +9,15 @@
 //! An operation of unknown outcome has a beginning and no end: it may be placed anywhere behind its beginning, or never.
 //! So the history is linearizable as soon as every operation that has an end is placed.
 //!
+//! Operations of unknown outcome are what makes the search long: each may be placed or not. But of several that do the
+//! same, only the earliest need be tried: wherever a later one could stand, the earlier one could as well, and the later one
+//! is then still to be had. So of a hundred lost deletions it matters how many are placed, not which.
+//!
 //! The search is exponential at worst. It is short where few operations overlap, so workloads move on to a new key after
 //! some hundreds of operations; what takes longer than its time limit is `undecided`, a fault of the run's design.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     hash::Hash,
     time::{Duration, Instant},
 };
@@ -25,7 +29,7 @@ pub trait Model {
     /// What it remembers.
     type State: Clone + Eq + Hash;
     /// What is done to it.
-    type Input;
+    type Input: Eq + Hash;
     /// What it answers.
     type Output;
 
@@ -91,6 +95,8 @@ struct Search<'a, M: Model> {
     done: Bits,
     /// Operations with an end that are not placed.
     left: usize,
+    /// Of an operation of unknown outcome: the one before it that does the same.
+    twin: Vec<Option<usize>>,
     seen: HashSet<(Bits, M::State)>,
     deepest: Option<(Vec<usize>, usize)>,
 }
@@ -105,6 +111,7 @@ impl<'a, M: Model> Search<'a, M> {
             placed: Vec::new(),
             done: Bits::none(operations.len()),
             left: operations.iter().filter(|one| one.output.is_some()).count(),
+            twin: twins(operations),
             seen: HashSet::new(),
             deepest: None,
         }
@@ -145,6 +152,9 @@ impl<'a, M: Model> Search<'a, M> {
 
     /// Lets an operation take effect now, if its answer allows that and it leads anywhere new.
     fn place(&mut self, operation: usize) -> bool {
+        if self.twin[operation].is_some_and(|twin| !self.done.has(twin)) {
+            return false;
+        }
         let Interval { input, output, .. } = &self.operations[operation];
         let Some(next) = self.model.step(&self.state, input, output.as_ref()) else {
             return false;
@@ -178,6 +188,18 @@ impl<'a, M: Model> Search<'a, M> {
             self.deepest = Some((placed, operation));
         }
     }
+}
+
+fn twins<I: Eq + Hash, O>(operations: &[Interval<I, O>]) -> Vec<Option<usize>> {
+    let mut order: Vec<usize> = (0..operations.len()).collect();
+    order.retain(|at| operations[*at].output.is_none());
+    order.sort_by_key(|at| operations[*at].start);
+    let mut twins = vec![None; operations.len()];
+    let mut last: HashMap<&I, usize> = HashMap::new();
+    for at in order {
+        twins[at] = last.insert(&operations[at].input, at);
+    }
+    twins
 }
 
 /// Beginnings and ends in order of time, from which operations are lifted out and put back.
@@ -283,6 +305,10 @@ struct Bits(Box<[u64]>);
 impl Bits {
     fn none(operations: usize) -> Self {
         Self(vec![0; operations.div_ceil(64)].into())
+    }
+
+    fn has(&self, operation: usize) -> bool {
+        self.0[operation / 64] >> (operation % 64) & 1 == 1
     }
 
     fn flip(&mut self, operation: usize) {

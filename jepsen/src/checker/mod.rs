@@ -20,9 +20,10 @@ pub mod register;
 pub mod set;
 pub mod watch;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::{
+    clock::Micros,
     fault::Fault,
     history::{History, Workload},
 };
@@ -92,15 +93,36 @@ impl Findings {
     }
 }
 
+/// What was going on around the clients while they saw what they saw.
+#[derive(Clone, Copy, Debug)]
+pub struct Around<'a> {
+    /// What was broken, and when.
+    pub faults: &'a [Fault],
+    /// Bounds of time are this many times as long: 1, or 2 on a machine that was starved. Nothing else is judged by it.
+    pub stretch: u32,
+}
+
+impl<'a> Around<'a> {
+    /// These faults, on a machine with time to spare.
+    pub fn faults(faults: &'a [Fault]) -> Self {
+        Self { faults, stretch: 1 }
+    }
+
+    /// When something that began at `at` must be over, as [`Fault::due`] says.
+    fn due(&self, at: Micros, bound: Duration, settle: Duration) -> Micros {
+        Fault::due(self.faults, at, bound * self.stretch, settle * self.stretch)
+    }
+}
+
 /// Checks everything in a history. Each workload that is in it has an entry.
-pub fn check(histories: &BTreeMap<Workload, History>, faults: &[Fault]) -> BTreeMap<Workload, Findings> {
+pub fn check(histories: &BTreeMap<Workload, History>, around: Around<'_>) -> BTreeMap<Workload, Findings> {
     let check = |(workload, history): (&Workload, &History)| {
         let findings = match workload {
             Workload::Register => register::check(history),
             Workload::Set => set::check(history),
-            Workload::Watch => watch::check_all(history, faults),
-            Workload::Catalog => catalog::check(history, faults),
-            Workload::Cluster => cluster::check(history, histories, faults),
+            Workload::Watch => watch::check_all(history, around),
+            Workload::Catalog => catalog::check(history, around),
+            Workload::Cluster => cluster::check(history, histories, around),
         };
         (*workload, findings)
     };

@@ -10,7 +10,7 @@ pub struct Register;
 pub type Value = u32;
 
 /// What is done to a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
     /// Read it.
     Read,

@@ -69,7 +69,7 @@ fn key(operation: &Operation) -> Option<&str> {
 }
 
 fn one_key(key: &str, operations: &[&Operation], limit: Duration) -> Findings {
-    let mut values = Values::default();
+    let values = Values::seen_in(operations);
     let mut kept = Vec::new();
     let mut intervals = Vec::new();
     for operation in operations {
@@ -104,19 +104,36 @@ fn one_key(key: &str, operations: &[&Operation], limit: Duration) -> Findings {
     findings
 }
 
-/// Numbers for the values of one key.
-#[derive(Default)]
+/// Numbers for the values of one key. Values that nobody has seen have one number together: nothing could tell them apart,
+/// and the search need not try them one by one.
 struct Values<'a>(HashMap<&'a str, Value>);
 
 impl<'a> Values<'a> {
-    fn number(&mut self, value: Option<&'a str>) -> Value {
+    const UNSEEN: Value = 1;
+
+    fn seen_in(operations: &[&'a Operation]) -> Self {
+        let seen = operations
+            .iter()
+            .filter_map(|one| match (&one.call, one.answer()) {
+                (_, Some(Out::Row { row: Some(row), .. })) => Some(row.value.as_str()),
+                (Call::Cas { expect, .. }, _) => expect.value.as_deref(),
+                _ => None,
+            });
+        let mut numbers = HashMap::new();
+        for value in seen {
+            let next = Value::try_from(numbers.len()).unwrap_or(Value::MAX - 2) + 2;
+            numbers.entry(value).or_insert(next);
+        }
+        Self(numbers)
+    }
+
+    fn number(&self, value: Option<&str>) -> Value {
         let Some(value) = value else { return 0 };
-        let next = Value::try_from(self.0.len() + 1).unwrap_or(Value::MAX);
-        *self.0.entry(value).or_insert(next)
+        self.0.get(value).copied().unwrap_or(Self::UNSEEN)
     }
 
     /// The operation as the model knows it. `None`: it says nothing, as a failed one or a read without an answer.
-    fn interval(&mut self, operation: &'a Operation) -> Option<Interval<Input, Output>> {
+    fn interval(&self, operation: &Operation) -> Option<Interval<Input, Output>> {
         if operation.failed() {
             return None;
         }

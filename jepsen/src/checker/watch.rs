@@ -2,20 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Findings, blocking, ledger::Ledger, order};
+use super::{Around, Findings, blocking, ledger::Ledger, order};
 use crate::{
     clock::Micros,
-    fault::Fault,
     history::{History, KeyEvent, Row, Sight},
 };
 
 /// Checks what the watch workload saw: streams, blocking queries, and its reads and writes by the claimed order.
-pub fn check_all(history: &History, faults: &[Fault]) -> Findings {
+pub fn check_all(history: &History, around: Around<'_>) -> Findings {
     let mut findings = Findings::default();
     let ledger = Ledger::of(history, &mut findings);
     order::check(history, &ledger, &mut findings);
     check(history, &ledger, &mut findings);
-    blocking::check(history, &ledger, faults, &mut findings);
+    blocking::check(history, &ledger, around, &mut findings);
     findings
 }
 

@@ -19,7 +19,7 @@ use std::{
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::{
-    checker::{self, Findings, ledger::Ledger},
+    checker::{self, Around, Findings, ledger::Ledger},
     clock::Micros,
     fault::Fault,
     history::{History, Workload},
@@ -274,21 +274,21 @@ fn black_box(history: &History) -> Findings {
 }
 
 fn watch(history: &History) -> Findings {
-    checker::watch::check_all(history, &[])
+    checker::watch::check_all(history, Around::faults(&[]))
 }
 
 fn catalog(history: &History) -> Findings {
-    checker::catalog::check(history, &[])
+    checker::catalog::check(history, Around::faults(&[]))
 }
 
 fn catalog_under_faults(history: &History) -> Findings {
     let faults: Vec<Fault> = (2..70).step_by(4).map(|from| fault(from, from + 3)).collect();
-    checker::catalog::check(history, &faults)
+    checker::catalog::check(history, Around::faults(&faults))
 }
 
 fn cluster(history: &History) -> Findings {
     let all = BTreeMap::from([(Workload::Cluster, history.clone())]);
-    checker::cluster::check(history, &all, &[fault(20, 29)])
+    checker::cluster::check(history, &all, Around::faults(&[fault(20, 29)]))
 }
 
 /// A fault between two seconds of a run.
