@@ -140,7 +140,7 @@ pub fn run(plan: &Plan) -> Result<Vec<Row>, Error> {
     record.incidents = work(plan, &schedule, cluster.as_mut(), endpoints)?;
     record.asked.noise = load.end()?;
     if let Some(mut cluster) = cluster {
-        record.incidents.extend(cluster.ended_by_themselves()?);
+        record.incidents.extend(cluster.mishaps()?);
         cluster.stop()?;
     }
     write_record(&plan.directory, &record)?;

@@ -290,6 +290,26 @@ fn the_queue_is_bounded() {
     });
 }
 
+/// It found the log at leisure, and was submitted before the log had said so.
+#[test]
+fn a_write_that_comes_while_the_log_confirms_is_not_lost() {
+    on_each_disk(|files, dir| {
+        let opened = place(&files, dir).create(Bytes::new(), SALT).unwrap();
+        let (log, mut driver) = opened.driven(Arc::new(|| {})).unwrap();
+        let (sender, answer) = mpsc::channel();
+        log.submit(
+            Write::Append(entries(1, 0..1)),
+            Box::new(move |outcome| sender.send(outcome).unwrap()),
+        );
+        driver.confirm().unwrap();
+        assert!(answer.try_recv().is_err(), "it has not been written");
+        driver.write().unwrap();
+        driver.flush().unwrap();
+        answer.recv().unwrap().unwrap();
+        assert_eq!(all(&log).len(), 1);
+    });
+}
+
 #[test]
 fn there_is_a_log_or_there_is_none() {
     on_each_disk(|files, dir| {

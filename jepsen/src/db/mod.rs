@@ -165,19 +165,21 @@ impl Cluster {
         leading.max().map(|(_, node)| node)
     }
 
-    /// Nodes that ended although nobody ended them, each with how and its last words. Each is told once.
+    /// What befell nodes although nobody did it: they ended, or one of their threads panicked. Each is told once, with the
+    /// last words.
     ///
     /// # Errors
     /// The kernel doesn't tell about a child.
-    pub fn ended_by_themselves(&mut self) -> io::Result<Vec<String>> {
-        let mut ended = Vec::new();
+    pub fn mishaps(&mut self) -> io::Result<Vec<String>> {
+        let mut mishaps = Vec::new();
         for server in &mut self.servers {
+            mishaps.extend(server.new_panics());
             if let Some(status) = server.ended_by_itself()? {
                 let (node, said) = (server.node(), server.last_words(20));
-                ended.push(format!("{node} ended by itself with {status}:\n{said}"));
+                mishaps.push(format!("{node} ended by itself with {status}:\n{said}"));
             }
         }
-        Ok(ended)
+        Ok(mishaps)
     }
 
     /// Asks all nodes to end; kills those that don't.

@@ -28,6 +28,8 @@ pub struct Server {
     clock: Option<FakeClock>,
     without_flushes: bool,
     log: PathBuf,
+    /// Bytes of the log that were searched for panics.
+    log_looked_at: usize,
     child: Option<Child>,
 }
 
@@ -69,6 +71,7 @@ impl Server {
             clock,
             without_flushes: spec.without_flushes,
             log: spec.directory.join(format!("{node}.log")),
+            log_looked_at: 0,
             child: None,
         }
     }
@@ -286,6 +289,24 @@ impl Server {
         let answer = http::get(self.http(), "/v1/agent/metrics", PATIENCE).ok()?;
         let metrics: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
         humantime::parse_rfc3339_weak(metrics["Timestamp"].as_str()?).ok()
+    }
+
+    /// Panics of its threads since the last call: it may go on without them, and nobody would notice.
+    pub(super) fn new_panics(&mut self) -> Vec<String> {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let new = log.get(self.log_looked_at..).unwrap_or_default();
+        let (node, lines) = (self.node, new.lines().collect::<Vec<_>>());
+        let panics = lines
+            .iter()
+            .enumerate()
+            .filter(|(_, line)| line.contains("panicked at"));
+        let panics = panics.map(|(place, line)| {
+            let message = lines.get(place + 1).copied().unwrap_or_default();
+            format!("{node}: {line} {message}")
+        });
+        let panics = panics.collect();
+        self.log_looked_at = log.len();
+        panics
     }
 
     /// The last lines of its log.

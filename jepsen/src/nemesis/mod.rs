@@ -96,8 +96,8 @@ impl<'a> Nemesis<'a> {
         Ok(())
     }
 
-    /// What went wrong that no fault explains: nodes that ended by themselves or didn't come back, writes of the
-    /// nemesis' own that were lost. Each breaks a promise, so a run with one has failed.
+    /// What went wrong that no fault explains: nodes that ended by themselves, panicked or didn't come back, writes of
+    /// the nemesis' own that were lost. Each breaks a promise, so a run with one has failed.
     pub fn incidents(&mut self) -> Vec<String> {
         self.incidents.extend(self.ballast.losses());
         std::mem::take(&mut self.incidents)
@@ -143,10 +143,10 @@ impl<'a> Nemesis<'a> {
         Ok(())
     }
 
-    /// Nodes that ended by themselves are an incident, and started again, so that the run goes on.
+    /// What befell nodes is an incident, and those that ended are started again, so that the run goes on.
     fn look_after_processes(&mut self) -> io::Result<()> {
-        let ended = self.cluster.ended_by_themselves()?;
-        self.incidents.extend(ended);
+        let mishaps = self.cluster.mishaps()?;
+        self.incidents.extend(mishaps);
         let nodes = self.cluster.nodes().into_iter();
         let down: Vec<Node> = nodes
             .filter(|node| !self.cluster.server(*node).is_started())

@@ -354,6 +354,11 @@ impl Shared {
         })
     }
 
+    /// Takes the committed position that found no company, and leaves what is queued.
+    pub(super) fn take_committed(&self) -> Option<Position> {
+        self.with(|view| view.committed.take())
+    }
+
     /// Gives back a committed position that was taken without company.
     pub(super) fn put_back(&self, committed: Option<Position>) {
         self.with(|view| match view.queue.back_mut() {
