@@ -4,6 +4,7 @@
 //! lie below the last one acknowledged, nor above the last one attempted. A write of unknown outcome may still come to
 //! pass after later ones, so the writer goes on with a fresh key.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -90,13 +91,14 @@ impl Ballast {
     pub(super) fn check(&mut self, endpoints: &Endpoints) {
         let keys = self.known.keys.lock().clone();
         let keys = keys.into_iter().enumerate();
+        let mut nodes: VecDeque<SocketAddr> = endpoints.nodes.iter().map(|node| node.http).collect();
         // A key without an acknowledgement may hold anything that was attempted, or nothing.
         for (key, bounds) in keys.filter(|(_, bounds)| bounds.acknowledged > 0) {
             let Bounds {
                 acknowledged,
                 attempted,
             } = bounds;
-            match read(key, endpoints) {
+            match read(key, &mut nodes) {
                 Some(found) if (acknowledged..=attempted).contains(&found) => {}
                 Some(found) => self.losses.push(format!(
                     "{PREFIX}{key} holds {found}; {acknowledged} was acknowledged, {attempted} the last attempted"
@@ -179,15 +181,13 @@ fn value(number: u64) -> String {
     value
 }
 
-/// The number under a key, by a linearizable read of any node; 0: there is none.
-fn read(key: usize, endpoints: &Endpoints) -> Option<u64> {
+/// The number under a key, by a linearizable read of the first node that gives it; 0: there is none. A node that
+/// doesn't is put last.
+fn read(key: usize, nodes: &mut VecDeque<SocketAddr>) -> Option<u64> {
     let start = Instant::now();
     let path = format!("{}?raw&consistent", path(key));
-    for node in endpoints.nodes.iter().cycle() {
-        if start.elapsed() > READ_WITHIN {
-            break;
-        }
-        match http::get(node.http, &path, PATIENCE) {
+    while start.elapsed() < READ_WITHIN {
+        match http::get(*nodes.front()?, &path, PATIENCE) {
             Ok(answer) if answer.is_success() => {
                 return answer
                     .text()
@@ -196,7 +196,10 @@ fn read(key: usize, endpoints: &Endpoints) -> Option<u64> {
                     .and_then(|number| number.parse().ok());
             }
             Ok(answer) if answer.status == 404 => return Some(0),
-            _ => thread::sleep(PAUSE),
+            _ => {
+                nodes.rotate_left(1);
+                thread::sleep(PAUSE);
+            }
         }
     }
     None
