@@ -114,7 +114,9 @@ impl Failure {
             )),
             Some("no_leader") => Self::again(Error::NoLeader),
             Some("overloaded") => Self::again(Error::Overloaded(message)),
-            Some("shutting_down") => Self::again(Error::Unreachable(format!("{server}: {message}"))),
+            Some("shutting_down" | "not_ready") => {
+                Self::again(Error::Unreachable(format!("{server}: {message}")))
+            }
             Some("deadline") => Self::stop(Error::Deadline(message)),
             Some(code) => Self::stop(refused(status, code, message)),
             None => Self::without_rules(status, kind, server, message),

@@ -21,8 +21,9 @@ fn client(servers: &[&Server]) -> Client {
 async fn a_write_goes_on_to_the_next_server_while_nothing_was_written() {
     let gone = Server::start([]).await;
     let leaderless = Server::start([Act::Refuse("no_leader"); 9]).await;
+    let starting = Server::start([Act::Refuse("not_ready"); 9]).await;
     let fine = Server::start([Act::Answer; 9]).await;
-    let client = client(&[&gone, &leaderless, &fine]);
+    let client = client(&[&gone, &leaderless, &starting, &fine]);
     gone.stop().await;
     for _ in 0..3 {
         client.kv.put("k", "v").await.unwrap();

@@ -8,7 +8,7 @@
 #![expect(clippy::print_stdout, reason = "its figures are part of what it shows")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
     sync::{
         Arc,
@@ -392,7 +392,8 @@ async fn write(
                 written.acknowledged.insert(key);
                 acknowledged.fetch_add(1, Ordering::AcqRel);
             }
-            Err(Error::Unknown(_)) => {
+            Err(Error::Unknown(why)) => {
+                *written.reasons.entry(why).or_default() += 1;
                 written.unknown.insert(key);
             }
             Err(_) => {
@@ -410,6 +411,8 @@ struct Written {
     unknown: BTreeSet<String>,
     failed: BTreeSet<String>,
     acknowledgements: Vec<Instant>,
+    /// Why outcomes are unknown, and how often.
+    reasons: BTreeMap<String, u64>,
     next: u64,
 }
 
@@ -419,6 +422,9 @@ impl Written {
         self.unknown.extend(other.unknown);
         self.failed.extend(other.failed);
         self.acknowledgements.extend(other.acknowledgements);
+        for (reason, count) in other.reasons {
+            *self.reasons.entry(reason).or_default() += count;
+        }
         self.next = self.next.max(other.next);
     }
 
@@ -469,7 +475,11 @@ impl fmt::Display for Written {
             self.acknowledged.len(),
             self.unknown.len(),
             self.failed.len()
-        )
+        )?;
+        if !self.reasons.is_empty() {
+            write!(f, " (unknown: {:?})", self.reasons)?;
+        }
+        Ok(())
     }
 }
 

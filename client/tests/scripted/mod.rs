@@ -129,7 +129,7 @@ impl Script {
 
 fn refusal(code: &'static str) -> Status {
     let grpc = match code {
-        "no_leader" | "shutting_down" => Code::Unavailable,
+        "no_leader" | "shutting_down" | "not_ready" => Code::Unavailable,
         "outcome_unknown" => Code::Unknown,
         "compacted" => Code::OutOfRange,
         _ => Code::InvalidArgument,

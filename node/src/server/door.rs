@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use spine_api::native;
 
 use crate::peer::Waiting;
 
@@ -72,7 +73,7 @@ impl NotReady {
     pub(super) fn grpc(self) -> Router {
         Router::new()
             .fallback(async |State(this): State<Self>| -> Response {
-                tonic::Status::unavailable(this.text()).into_http()
+                native::not_ready(&this.text()).into_http()
             })
             .with_state(self)
     }

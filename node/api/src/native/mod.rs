@@ -22,6 +22,7 @@ use spine_proto::v1;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, metadata::MetadataMap, service::Routes};
 
+pub use self::status::not_ready;
 use crate::{
     limits,
     registry::{Consistency, Context, Credential, Error, Registry},

@@ -34,6 +34,19 @@ pub(super) fn of(error: &Error) -> Status {
     status
 }
 
+/// The status of a server that does not serve yet, and says why: whoever called knows that nothing was done, and tries
+/// another.
+pub fn not_ready(why: &str) -> Status {
+    let mut status = Status::unavailable(why);
+    let metadata = status.metadata_mut();
+    metadata.insert(CODE, MetadataValue::from_static("not_ready"));
+    let remedy = "retry, or at another server; if it lasts, see what the server says that it waits for";
+    metadata.insert(REMEDY, MetadataValue::from_static(remedy));
+    metadata.insert(RETRY, MetadataValue::from_static("true"));
+    metadata.insert(OUTCOME, MetadataValue::from_static("not-applied"));
+    status
+}
+
 /// Whether the command may have taken effect, now or in an earlier attempt of the same request.
 fn is_unknown(error: &Error) -> bool {
     matches!(
