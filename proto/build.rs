@@ -14,6 +14,7 @@ const NATIVE: &[&str] = &[
 ];
 
 const INTERNAL: &[&str] = &[
+    "spine/internal/v1/digests.proto",
     "spine/internal/v1/forward.proto",
     "spine/internal/v1/hello.proto",
     "spine/internal/v1/raft.proto",

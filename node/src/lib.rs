@@ -8,6 +8,7 @@ pub mod ca;
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
+pub mod digests;
 pub mod forward;
 pub mod leader;
 pub mod limits;

@@ -39,6 +39,10 @@ pub const RECENT_ENTRIES_MAX: usize = 16_384;
 pub const RECENT_BYTES_MAX: usize = 32 << 20;
 /// Requests for a checkpoint that wait for the one being written; each further one is refused.
 pub const CHECKPOINT_ASKS_MAX: usize = 16;
+/// Marks of its state that a server keeps for the others to compare with theirs: 64,000 requests back.
+pub const DIGEST_MARKS_MAX: usize = 64;
+/// Bytes of a message about them: all of them take 2 KiB.
+pub const DIGESTS_BYTES_MAX: usize = 8 << 10;
 /// Readers that wait for a round at most; each is a request that has a connection.
 pub const READERS_WAITING_MAX: usize = 65_536;
 /// Probes that run at once. Each holds a connection; at the default time limit of 10 s and with every target dead,

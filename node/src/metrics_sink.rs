@@ -27,6 +27,9 @@ pub trait NodeMetrics: Send + Sync + 'static {
 
     /// A checkpoint could not be written; it is tried again.
     fn checkpoint_failed(&self) {}
+
+    /// A peer's state is not this node's.
+    fn digest_differs(&self) {}
 }
 
 /// A request to change something, answered.

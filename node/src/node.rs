@@ -18,15 +18,19 @@ use tokio::{
 };
 
 use crate::{
+    digests::{
+        Marks,
+        peers::{self, Asking, Comparing},
+    },
     forward::{
         link::Remote,
         service::{ForwardService, Service},
     },
     limits::CHECKPOINT_ASKS_MAX,
     metrics_sink::NodeMetrics,
-    peer::{Port, Waiting},
+    peer::{Port, Services, Waiting},
     raft::{
-        Applied, Consensus, Ground, Leader, Peer, TransferError,
+        Applied, Consensus, Gate, Ground, Leader, Peer, TransferError,
         bootstrap::{Opened, StartError},
         identity::Identity,
         keeper::{Keeper, Newest},
@@ -165,6 +169,7 @@ pub struct Node {
     stop_keeping: oneshot::Sender<()>,
     announcing: JoinHandle<()>,
     watching: JoinHandle<()>,
+    comparing: JoinHandle<()>,
     /// Tells the others what is durable here, if there are any.
     telling: Option<JoinHandle<()>>,
     /// Last, so that the directory is free only when nothing writes there any more.
@@ -228,6 +233,7 @@ impl Node {
         } = started;
         let boot_number = opened.starts.present().number;
         let founding = begins(&opened, settings.this());
+        say_opened(&opened);
         let Opened {
             lock,
             identity,
@@ -236,13 +242,10 @@ impl Node {
             loaded,
             ..
         } = opened;
-        tracing::info!(
-            %identity, boot_number, generation = loaded.generation.0, index = %loaded.applied.state.index(),
-            "storage opened"
-        );
         let hub = Arc::new(Hub::new(loaded.applied.state.clone()));
         let newest = Newest::of(&loaded);
         let (hand_over_state, received) = mpsc::channel(STATES_RECEIVED_MAX);
+        let marks = Arc::new(Marks::default());
         let consensus = Consensus::start(Ground {
             identity,
             boot_number,
@@ -251,6 +254,7 @@ impl Node {
             gate: gate.clone(),
             log: log.clone(),
             applied: loaded.applied,
+            marks: marks.clone(),
             hub: hub.clone(),
             home: world.raft_home,
             runtime: lodging.handle().clone(),
@@ -260,10 +264,11 @@ impl Node {
         })
         .await?;
         services.raft.begin(consensus.service());
-        let about = settings.about(identity, &*log);
+        let asking = Asking::new(links.clone(), identity, boot_number);
+        let comparing = Comparing::new(asking, consensus.clone(), marks.clone(), metrics.clone());
         let (ask_checkpoint, asks) = mpsc::channel(CHECKPOINT_ASKS_MAX);
         let (registry, submitter) = NodeRegistry::new(
-            about,
+            settings.about(identity, &*log),
             Parts {
                 hub,
                 consensus: consensus.clone(),
@@ -273,8 +278,7 @@ impl Node {
                 metrics: metrics.clone(),
             },
         );
-        let forward = Service::new(registry.clone(), identity, gate);
-        services.forward.begin(ForwardService::new(forward));
+        answer_nodes(&services, identity, &gate, &registry, marks);
         let keeper = Keeper {
             consensus: consensus.clone(),
             checkpoints,
@@ -295,6 +299,7 @@ impl Node {
             keeping: fatal.spawn("writing checkpoints", keeper.run(stop)),
             announcing: fatal.spawn("announcing this node", announce(registry.clone(), member)),
             watching: fatal.spawn("watching Raft", watch_raft(consensus.clone(), fatal.clone())),
+            comparing: fatal.spawn("comparing digests", compare(comparing, fatal.clone())),
             telling: recognized.map(|recognized| stay_known(recognized, log.clone(), &fatal)),
             registry,
             consensus,
@@ -399,6 +404,7 @@ impl Node {
             tracing::warn!("the last checkpoint was not written in time; the log holds what it would have");
         }
         self.watching.abort();
+        self.comparing.abort();
         abort(self.telling);
         drop(self.port);
         close(&self.consensus, self.lodging, self.log).await
@@ -410,7 +416,13 @@ impl Node {
     /// # Errors
     /// As [`stop`](Self::stop).
     pub async fn halt(self) -> Result<(), StartError> {
-        for task in [&self.watching, &self.announcing, &self.submitting, &self.keeping] {
+        for task in [
+            &self.watching,
+            &self.comparing,
+            &self.announcing,
+            &self.submitting,
+            &self.keeping,
+        ] {
             task.abort();
         }
         abort(self.telling);
@@ -472,6 +484,34 @@ async fn announce(registry: Arc<NodeRegistry>, member: Member) {
 }
 
 const ANNOUNCE_AGAIN: Duration = Duration::from_millis(200);
+
+/// From here on the others are answered what takes a node that runs.
+fn answer_nodes(
+    services: &Services,
+    identity: Identity,
+    gate: &Arc<dyn Gate>,
+    registry: &Arc<NodeRegistry>,
+    marks: Arc<Marks>,
+) {
+    let telling = peers::service(identity, gate.clone(), marks);
+    services.digests.begin(telling);
+    let forward = Service::new(registry.clone(), identity, gate.clone());
+    services.forward.begin(ForwardService::new(forward));
+}
+
+fn say_opened(opened: &Opened) {
+    tracing::info!(
+        identity = %opened.identity,
+        boot_number = opened.starts.present().number,
+        generation = opened.loaded.generation.0,
+        index = %opened.loaded.applied.state.index(),
+        "storage opened"
+    );
+}
+
+async fn compare(comparing: Comparing, fatal: Fatal) {
+    fatal.tell(comparing.run().await);
+}
 
 async fn watch_raft(consensus: Arc<Consensus>, fatal: Fatal) {
     fatal.tell(format!("raft has ended: {}", consensus.ended().await));

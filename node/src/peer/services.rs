@@ -1,10 +1,10 @@
 //! What a node's port answers.
 
-use spine_proto::internal::v1::hello_server::HelloServer;
+use spine_proto::internal::v1::{digests_server::DigestsServer, hello_server::HelloServer};
 use tonic::service::Routes;
 
 use super::{Late, hello::Presence};
-use crate::{forward::service::ForwardService, raft::RaftService};
+use crate::{digests::peers::Telling, forward::service::ForwardService, raft::RaftService};
 
 /// The services for peers, each of which begins when it can answer.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +15,8 @@ pub struct Services {
     pub raft: Late<RaftService>,
     /// That of the registry, for followers.
     pub forward: Late<ForwardService>,
+    /// What tells the digests of the state.
+    pub digests: Late<DigestsServer<Telling>>,
 }
 
 impl Services {
@@ -23,5 +25,6 @@ impl Services {
         Routes::new(self.hello.clone())
             .add_service(self.raft.clone())
             .add_service(self.forward.clone())
+            .add_service(self.digests.clone())
     }
 }

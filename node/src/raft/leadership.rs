@@ -15,7 +15,9 @@ use tokio::{
 };
 
 use super::{
-    Consensus, ELECTION_TIMEOUT, HEARTBEAT_MS, ProposeError, state_machine::StateMachine, types::Types,
+    Consensus, ELECTION_TIMEOUT, HEARTBEAT_MS, ProposeError,
+    state_machine::StateMachine,
+    types::{Peer, Types},
 };
 
 /// The node that leads.
@@ -111,6 +113,15 @@ impl Consensus {
     /// How long ago a leader was heard, whoever it was; `None`: never since this node's start.
     pub fn leader_heard(&self) -> Option<Duration> {
         self.told.leader_heard.lock().map(|heard| heard.elapsed())
+    }
+
+    /// The voters, by the newest membership that this node knows.
+    pub fn voters(&self) -> BTreeMap<u64, Peer> {
+        let members = self.raft.metrics().borrow_watched().membership_config.clone();
+        let voters = members.voter_ids();
+        voters
+            .filter_map(|id| Some((id, members.get_node(&id)?.clone())))
+            .collect()
     }
 
     /// The greatest cluster time that was heard of a leader: no later leader's clock may start lower.

@@ -67,6 +67,7 @@ pub use self::{
     types::Peer,
 };
 use crate::{
+    digests::Marks,
     metrics_sink::NodeMetrics,
     peer::Links,
     storage::log::LogStore,
@@ -100,6 +101,8 @@ pub struct Ground {
     pub log: Arc<dyn LogStore>,
     /// The state that the log goes on from.
     pub applied: Applied,
+    /// Where marks of it are left.
+    pub marks: Arc<Marks>,
     /// Where states are published.
     pub hub: Arc<Hub>,
     /// Where one may wait for a disk.
@@ -196,6 +199,7 @@ impl Consensus {
             gate,
             log,
             applied,
+            marks,
             hub,
             home,
             runtime,
@@ -210,6 +214,7 @@ impl Consensus {
         let offers = Arc::new(Offers::default());
         let (machine, apply_task) = state_machine::pair(
             applied,
+            marks,
             hub,
             told_checkpoint,
             offers.clone(),

@@ -76,7 +76,6 @@ impl Answering {
         DeterministicRng::<TokioRuntime>::scope(self.0.rng.bits(), work).await
     }
 
-    /// Whether this server is meant, by somebody whom it hears.
     pub(super) fn admit(&self, header: Option<&proto::Header>) -> Result<(), Status> {
         gate::admit(self.0.identity, &*self.0.gate, header)
     }

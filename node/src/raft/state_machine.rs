@@ -21,7 +21,7 @@ use super::{
     snapshot::{Offers, Ready, SnapshotData},
     types::{LogEntry, LogId, Response, SnapshotMeta, StoredMembership, Types},
 };
-use crate::{metrics_sink::NodeMetrics, storage::log::LogStore};
+use crate::{digests::Marks, metrics_sink::NodeMetrics, storage::log::LogStore};
 
 /// Entries, and requests in them, applied between two publications: an answer waits for no more than those, and for
 /// the rest of the last entry.
@@ -82,12 +82,14 @@ pub(super) struct Applier {
     work: mpsc::Receiver<Work>,
     applied: watch::Sender<Applied>,
     hub: Arc<Hub>,
+    marks: Arc<Marks>,
     metrics: Arc<dyn NodeMetrics>,
 }
 
 /// A state machine that begins with `applied`, and its other half. `checkpointed` names the newest checkpoint.
 pub(super) fn pair(
     applied: Applied,
+    marks: Arc<Marks>,
     hub: Arc<Hub>,
     checkpointed: watch::Receiver<Option<SnapshotMeta>>,
     offers: Arc<Offers>,
@@ -109,6 +111,7 @@ pub(super) fn pair(
             work,
             applied: publish,
             hub,
+            marks,
             metrics,
         },
     )
@@ -220,7 +223,9 @@ impl Applier {
     async fn apply_batch(&self, next: &mut Applied, entries: Vec<EntryResponder<Types>>) -> io::Result<()> {
         let mut unpublished = Unpublished::default();
         for (entry, responder) in entries {
+            let before = next.state.index();
             let response = apply(next, entry, &mut unpublished.events)?;
+            self.marks.note(before, &next.state);
             self.metrics.applied(response.0.len());
             unpublished.requests += response.0.len();
             unpublished

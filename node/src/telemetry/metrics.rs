@@ -85,6 +85,10 @@ pub const SERIES: &[Row] = &[
         "Checkpoints that could not be written",
     ),
     row(
+        "spine_digest_mismatches_total",
+        "Moments at which another server's state was not this one's; always 0 where all is well",
+    ),
+    row(
         "spine_commands_total",
         "Requests to change something, by way in, command and how they ended",
     ),
@@ -190,6 +194,7 @@ pub struct Metrics {
     checkpoint: Histogram,
     checkpoint_age: Gauge<f64, AtomicU64>,
     checkpoint_failures: Counter,
+    digest_mismatches: Counter,
     commands: Family<CommandLabels, Counter>,
     command_time: Family<CommandLabels, Histogram, fn() -> Histogram>,
     waiters: Gauge,
@@ -237,6 +242,7 @@ impl Metrics {
             checkpoint: histogram(CHECKPOINT_BUCKETS),
             checkpoint_age: Gauge::default(),
             checkpoint_failures: Counter::default(),
+            digest_mismatches: Counter::default(),
             commands: Family::default(),
             command_time: Family::new_with_constructor(request_histogram),
             waiters: Gauge::default(),
@@ -301,6 +307,10 @@ impl Metrics {
         add(
             "spine_checkpoint_failures_total",
             Metric::of(self.checkpoint_failures.clone()),
+        );
+        add(
+            "spine_digest_mismatches_total",
+            Metric::of(self.digest_mismatches.clone()),
         );
         add("spine_commands_total", Metric::of(self.commands.clone()));
         add(
@@ -468,6 +478,10 @@ impl NodeMetrics for Metrics {
 
     fn checkpoint_failed(&self) {
         self.checkpoint_failures.inc();
+    }
+
+    fn digest_differs(&self) {
+        self.digest_mismatches.inc();
     }
 }
 

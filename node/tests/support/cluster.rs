@@ -128,6 +128,11 @@ impl Cluster {
         node.stop().await.unwrap();
     }
 
+    /// Where a node keeps its data.
+    pub fn directory(&self, number: usize) -> &std::path::Path {
+        &self.members[number].settings.data_dir
+    }
+
     pub fn node(&self, number: usize) -> &Node {
         self.members[number].node.as_ref().expect("it runs")
     }
