@@ -311,6 +311,26 @@ fn a_write_that_comes_while_the_log_confirms_is_not_lost() {
 }
 
 #[test]
+fn a_panic_of_its_thread_is_the_end_of_the_log() {
+    on_each_disk(|files, dir| {
+        let (sender, told) = mpsc::channel();
+        let mut place = place(&files, dir);
+        place.hooks = LogHooks::fatal(move |error| sender.send(error.clone()).unwrap());
+        let log = place.create(Bytes::new(), SALT).unwrap().start().unwrap();
+        log.submit(
+            Write::Append(entries(1, 0..1)),
+            Box::new(|_| panic!("a callback that panics takes the thread with it")),
+        );
+        assert!(matches!(told.recv().unwrap(), LogError::Panicked));
+        assert!(matches!(
+            write(&log, Write::Append(entries(1, 1..2))),
+            Err(LogError::Panicked)
+        ));
+        assert!(matches!(log.close(), Err(LogError::Panicked)));
+    });
+}
+
+#[test]
 fn there_is_a_log_or_there_is_none() {
     on_each_disk(|files, dir| {
         assert!(!place(&files, dir).exists().unwrap());

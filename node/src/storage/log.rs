@@ -214,6 +214,9 @@ pub enum LogError {
         /// The system's answer.
         source: Arc<std::io::Error>,
     },
+    /// A fault of this program: what was being written may be there or not. Final: the node ends.
+    #[error("the log's thread panicked: its own message says why")]
+    Panicked,
 }
 
 impl LogError {

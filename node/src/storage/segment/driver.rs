@@ -102,6 +102,17 @@ struct Written {
     bytes: u64,
 }
 
+/// Held by the log's thread: if that panics, the log is dead, and nobody would notice.
+struct Told(Arc<Shared>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(&LogError::Panicked, Vec::new());
+        }
+    }
+}
+
 /// Writes the log. Either the log's own thread runs it, or a simulator does, step by step.
 pub struct Driver {
     ground: Ground,
@@ -224,6 +235,7 @@ impl Driver {
 
     /// The log's thread.
     pub(super) fn serve(mut self) {
+        let _told = Told(Arc::clone(&self.shared));
         loop {
             let outcome = match self
                 .shared
