@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn a_cost_survives_its_line() {
         let cost = Cost {
-            simulated: Duration::from_millis(61_000),
+            simulated: Duration::from_secs(61),
             processor: Duration::from_millis(1_234),
         };
         assert_eq!(Cost::of_line(&format!("seed 1{}", cost.line())), Some(cost));
