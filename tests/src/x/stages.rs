@@ -90,7 +90,12 @@ pub(crate) fn compat(workspace: &Workspace) -> Vec<Stage> {
 
 /// Kills, partitions and power cuts. They mount loop devices and cut them off, which only root may do.
 pub(crate) fn faults(workspace: &Workspace) -> Vec<Stage> {
-    let tests = staged("faults", workspace, &["powercut_storage", "crash"], must_be_root);
+    let tests = staged(
+        "faults",
+        workspace,
+        &["powercut_storage", "crash", "failover"],
+        must_be_root,
+    );
     std::iter::once(tests).chain(jepsen(workspace)).collect()
 }
 
