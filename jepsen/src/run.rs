@@ -21,6 +21,7 @@ use crate::{
     history::{History, ReadError, Recorder, Sight, Workload},
     load::Load,
     nemesis::{Nemesis, Stop as StopFaults},
+    net::Node,
     report::{self, Asked, Row},
     schedule::{Kind, Schedule},
     workload::{self, Context, Running},
@@ -144,7 +145,31 @@ pub fn run(plan: &Plan) -> Result<Vec<Row>, Error> {
         cluster.stop()?;
     }
     write_record(&plan.directory, &record)?;
-    judge(&plan.directory, record)
+    let rows = judge(&plan.directory, record)?;
+    if report::all_ok(&rows) && plan.attached.is_none() {
+        forget_data(plan)?;
+    }
+    Ok(rows)
+}
+
+/// What the nodes had on their disks is of use only where something went wrong, and large. Logs and histories stay.
+fn forget_data(plan: &Plan) -> io::Result<()> {
+    for node in Node::first(plan.nodes) {
+        for entry in fs::read_dir(plan.directory.join(node.to_string()))? {
+            let entry = entry?;
+            let removed = if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())
+            } else {
+                fs::remove_file(entry.path())
+            };
+            match removed {
+                // A disk is mounted there until the run's namespaces end; by then it is empty.
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+                removed => removed?,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Checks a run again, from its directory.
