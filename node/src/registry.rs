@@ -275,7 +275,10 @@ impl NodeRegistry {
                 Some(Err(ReadError::NotLeader | ReadError::NoQuorum)) => {
                     let mut leads = self.consensus.leader();
                     leads.mark_unchanged();
-                    let _ = timeout(LEADER_ASKED_EVERY, leads.changed()).await;
+                    // Who leads is never told again once Raft has ended: without this the loop would not wait for anything.
+                    if let Ok(Err(_)) = timeout(LEADER_ASKED_EVERY, leads.changed()).await {
+                        return Err(Error::ShuttingDown);
+                    }
                 }
             }
         }
