@@ -27,13 +27,23 @@ use crate::{
 
 const FILE: &str = "peers";
 
-/// A vote, as far as it binds: one in each term.
+/// A vote, as far as it binds: for one candidate in each term, and then for the leader that the term got, which may be
+/// another. A candidate votes for itself and follows whoever won.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ballot {
     /// The term.
     pub term: u64,
+    /// Whether the node voted for leads the term.
+    pub won: bool,
     /// The node voted for.
     pub node: u64,
+}
+
+impl Ballot {
+    /// What only rises.
+    fn rank(self) -> (u64, bool) {
+        (self.term, self.won)
+    }
 }
 
 /// What a server has durably.
@@ -55,6 +65,7 @@ impl Durable {
             boot,
             vote: vote.map(|vote| Ballot {
                 term: vote.leader_id.term,
+                won: vote.committed,
                 node: vote.leader_id.voted_for,
             }),
             committed: log.committed.max(log.purged),
@@ -64,7 +75,7 @@ impl Durable {
     /// The greater of each; the start is `self`'s.
     fn and(self, before: Self) -> Self {
         let vote = match (self.vote, before.vote) {
-            (Some(now), Some(then)) if then.term > now.term => Some(then),
+            (Some(now), Some(then)) if then.rank() > now.rank() => Some(then),
             (now, then) => now.or(then),
         };
         Self {
@@ -160,7 +171,7 @@ pub fn judge(own: &Durable, starts: &Starts, known: Option<&Durable>) -> Result<
     if let Some(vote) = known.vote {
         let fell = own
             .vote
-            .is_none_or(|own| own.term < vote.term || own.term == vote.term && own.node != vote.node);
+            .is_none_or(|own| own.rank() < vote.rank() || own.rank() == vote.rank() && own.node != vote.node);
         if fell {
             return Err(Less::Vote {
                 own: own.vote,
@@ -274,7 +285,11 @@ mod tests {
                 number,
                 start: number,
             },
-            vote: Some(Ballot { term, node: 1 }),
+            vote: Some(Ballot {
+                term,
+                won: false,
+                node: 1,
+            }),
             committed: Some(Position {
                 term,
                 leader: 0,
@@ -321,7 +336,11 @@ mod tests {
         let vote = |known| judge_fifth(&own, &known);
         assert!(matches!(vote(durable(4, 4, 10)), Err(Less::Vote { .. })));
         let mut other = durable(4, 3, 10);
-        other.vote = Some(Ballot { term: 3, node: 2 });
+        other.vote = Some(Ballot {
+            term: 3,
+            won: false,
+            node: 2,
+        });
         assert!(matches!(vote(other), Err(Less::Vote { .. })));
         let log = Err(Less::Log {
             own: Some(10),
@@ -377,9 +396,30 @@ mod tests {
         assert_eq!(open().of(7), Some(durable(3, 4, 11)));
     }
 
+    /// In one term a node may vote for itself and then follow another that won; never the other way round.
+    #[test]
+    fn a_candidate_that_lost_follows_the_winner_of_its_term() {
+        let voted = |won, node| Durable {
+            vote: Some(Ballot { term: 3, won, node }),
+            ..durable(5, 3, 10)
+        };
+        let earlier = |won, node| Durable {
+            boot: durable(4, 3, 10).boot,
+            ..voted(won, node)
+        };
+        assert_eq!(judge_fifth(&voted(true, 2), &earlier(false, 1)), Ok(()));
+        let fell = judge_fifth(&voted(false, 1), &earlier(true, 2));
+        assert!(matches!(fell, Err(Less::Vote { .. })));
+        assert_eq!(voted(false, 1).and(earlier(true, 2)).vote, voted(true, 2).vote);
+    }
+
     #[test]
     fn every_lack_is_said_in_words() {
-        let ballot = |term| Ballot { term, node: 1 };
+        let ballot = |term| Ballot {
+            term,
+            won: false,
+            node: 1,
+        };
         for (what, words) in [
             (
                 Less::Start { own: 5, known: 6 },

@@ -190,7 +190,8 @@ pub(crate) fn durable_message(durable: &Durable) -> proto::Durable {
         boot: Some(boot_message(durable.boot)),
         vote: durable
             .vote
-            .map(|Ballot { term, node }| proto::LeaderId { term, node_id: node }),
+            .map(|Ballot { term, node, .. }| proto::LeaderId { term, node_id: node }),
+        vote_won: durable.vote.is_some_and(|vote| vote.won),
         committed: durable
             .committed
             .map(|position| position_message(&log_id(position))),
@@ -203,9 +204,11 @@ pub(crate) fn message_durable(message: proto::Durable) -> Result<Durable, Malfor
     let committed = message.committed.map(message_position).transpose()?;
     Ok(Durable {
         boot,
-        vote: message
-            .vote
-            .map(|proto::LeaderId { term, node_id }| Ballot { term, node: node_id }),
+        vote: message.vote.map(|proto::LeaderId { term, node_id }| Ballot {
+            term,
+            won: message.vote_won,
+            node: node_id,
+        }),
         committed: committed.as_ref().map(position),
     })
 }
