@@ -103,9 +103,12 @@ impl Ballast {
                 Some(found) => self.losses.push(format!(
                     "{PREFIX}{key} holds {found}; {acknowledged} was acknowledged, {attempted} the last attempted"
                 )),
-                None => self.losses.push(format!(
-                    "{PREFIX}{key} can't be read {READ_WITHIN:?} after the power came back"
-                )),
+                None => {
+                    self.losses.push(format!(
+                        "{PREFIX}{key} can't be read {READ_WITHIN:?} after the power came back"
+                    ));
+                    return;
+                }
             }
         }
     }

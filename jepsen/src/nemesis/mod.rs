@@ -15,11 +15,12 @@ mod power;
 mod process;
 mod wall_clock;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ballast::Ballast;
 
@@ -47,6 +48,7 @@ pub struct Nemesis<'a> {
     clock: Clock,
     ballast: Ballast,
     incidents: Vec<String>,
+    given_up: BTreeSet<Node>,
 }
 
 /// What a fault did.
@@ -66,11 +68,12 @@ impl<'a> Nemesis<'a> {
             clock,
             ballast: Ballast::default(),
             incidents: Vec::new(),
+            given_up: BTreeSet::new(),
         }
     }
 
-    /// Makes all faults of the schedule, one after the other; `record` is told each when it is over. When this comes
-    /// back nothing is broken any more, as far as this thread can see to it.
+    /// Makes all faults of the schedule, one after the other, for as long as a majority comes back; `record` is told each
+    /// when it is over. When this comes back nothing is broken any more, as far as this thread can see to it.
     ///
     /// # Errors
     /// The harness itself failed: the run is worth nothing.
@@ -91,6 +94,9 @@ impl<'a> Nemesis<'a> {
             let until = self.clock.now();
             self.look_after_processes()?;
             record(&fault(step, bite, from, until));
+            if self.is_beyond_help() {
+                break;
+            }
             free = self.now() + QUIET_MIN;
         }
         Ok(())
@@ -130,17 +136,28 @@ impl<'a> Nemesis<'a> {
         target.resolve(&self.cluster.nodes(), self.cluster.leader())
     }
 
-    /// Starts what doesn't run, and waits until it serves; a node that doesn't is an incident.
+    /// Starts what doesn't run, and waits until it serves; a node that doesn't is an incident, and not waited for again.
     fn bring_back(&mut self, nodes: &[Node]) -> io::Result<()> {
         for node in nodes {
             self.cluster.start_node(*node)?;
         }
+        let start = Instant::now();
         for node in nodes {
-            if let Err(error) = self.cluster.await_ready(*node, READY_WITHIN) {
+            if self.given_up.contains(node) {
+                continue;
+            }
+            let left = READY_WITHIN.saturating_sub(start.elapsed());
+            if let Err(error) = self.cluster.await_ready(*node, left) {
                 self.incidents.push(error.to_string());
+                self.given_up.insert(*node);
             }
         }
         Ok(())
+    }
+
+    /// Too few nodes came back for anything to work: the rest of the schedule would break what is broken.
+    fn is_beyond_help(&self) -> bool {
+        2 * self.given_up.len() >= self.cluster.nodes().len()
     }
 
     /// What befell nodes is an incident, and those that ended are started again, so that the run goes on.
