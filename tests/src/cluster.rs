@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -47,11 +47,10 @@ impl Cluster {
     pub fn new(data: [PathBuf; SERVERS], logs: &Path) -> Self {
         let servers: Vec<_> = data
             .into_iter()
-            .zip(Places::free())
             .enumerate()
-            .map(|(at, (data, places))| Server {
+            .map(|(at, data)| Server {
                 name: format!("n{}", at + 1),
-                places,
+                places: Places::free(),
                 data,
                 log: logs.join(format!("n{}.log", at + 1)),
                 child: None,
@@ -232,19 +231,8 @@ impl Server {
 }
 
 impl Places {
-    /// Free places for all servers; held until all are known, so that they differ.
-    fn free() -> [Self; SERVERS] {
-        let mut held = Vec::new();
-        let mut address = || {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback has a free port");
-            let address = listener.local_addr().expect("a bound listener has an address");
-            held.push(listener);
-            address
-        };
-        std::array::from_fn(|_| Self {
-            http: address(),
-            grpc: address(),
-            peer: address(),
-        })
+    fn free() -> Self {
+        let [http, grpc, peer] = std::array::from_fn(|_| spine_process::free_address());
+        Self { http, grpc, peer }
     }
 }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -138,11 +139,23 @@ fn build() -> PathBuf {
     profile.join("spine")
 }
 
-/// An address of the loopback that nobody listens on at this moment.
+/// An address of the loopback that nobody listens on at this moment, given once in this process.
 ///
-/// Another process may take it before it is used; a start that meets this fails loudly, it is not retried.
+/// Its port lies below those that the system gives to outgoing connections and to listeners that name none: one of those
+/// would now and then be taken by somebody else before the server under test listens.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Processes that run at the same time begin at different places.
+    let begin = std::process::id().wrapping_mul(97);
+    let addresses = std::iter::repeat_with(|| {
+        let at = begin.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = u16::try_from(FIRST + at).expect("below 32,768");
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    });
+    let mut tried = addresses.take(COUNT as usize);
+    tried
+        .find(|address| TcpListener::bind(address).is_ok())
         .expect("the loopback has a free port")
 }

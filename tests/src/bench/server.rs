@@ -1,12 +1,12 @@
 //! The process that is measured.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
 
+use spine_tests::spine_process::free_address;
 use tokio::process::{Child, Command};
 
 use crate::Done;
@@ -30,7 +30,7 @@ pub(crate) struct Usage {
 impl Server {
     /// Starts a node on a data directory, and waits until it is ready.
     pub(crate) async fn start(binary: &Path, data: &Path) -> Done<Self> {
-        let [http, grpc] = [free_address()?, free_address()?];
+        let [http, grpc] = [free_address(), free_address()];
         let began = Instant::now();
         let child = Command::new(binary)
             .args(["serve", "--name", "bench", "--governance", "open"])
@@ -131,8 +131,4 @@ impl Usage {
             rss_mib: kib / 1024.0,
         })
     }
-}
-
-fn free_address() -> Done<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
