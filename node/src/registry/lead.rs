@@ -282,20 +282,21 @@ impl Leading {
         let bytes = Bytes::from(codec::encode_entry(&entry));
         let requests = entry.requests;
         let mut in_flight = InFlight {
-            landed: Landed { kind, refused: false },
+            // If Raft has ended nobody answers; what is done for that would be done again at once.
+            landed: Landed { kind, refused: true },
             tell: self.tell_landed.clone(),
         };
         self.in_flight += 1;
         self.duties.entry_made(now);
         let answer = move |result: Result<Vec<Applied>, ProposeError>| {
-            match &result {
-                Ok(applied) => assert_eq!(
+            if let Ok(applied) = &result {
+                assert_eq!(
                     applied.len(),
                     requests.len(),
                     "each request of an entry has one outcome"
-                ),
-                Err(error) => in_flight.landed.refused = *error == ProposeError::NotLeader,
+                );
             }
+            in_flight.landed.refused = matches!(result, Err(ProposeError::NotLeader));
             answer(result, requests);
             drop(in_flight);
         };
