@@ -1,4 +1,5 @@
-//! What must hold after every step, seen from outside any client: Raft's promises, and one state for each index.
+//! What must hold after every step, seen from outside any client: Raft's promises, and one state for each
+//! position of the log.
 //!
 //! The nodes are looked into through what they tell of themselves and through their logs. Nothing here asks the code that
 //! it judges for a verdict: committed entries are compared with those seen before, states by their digests.
@@ -24,7 +25,7 @@ pub(crate) struct Invariants {
     leaders: BTreeMap<u64, usize>,
     /// Term and checksum of each entry that some node took for committed.
     committed: BTreeMap<u64, (u64, u32)>,
-    /// The state's digest at each index at which a node was seen.
+    /// The state's digest at each log position at which a node was seen; an index has several states, for time goes on.
     digests: BTreeMap<u64, (u128, usize)>,
     /// What was seen of each node's present life.
     lives: BTreeMap<usize, Seen>,
@@ -69,11 +70,14 @@ impl Invariants {
             let status = registry.status();
             let state = registry.hub().newest();
             let wrong = |what: String| format!("n{}: {what}; it says {status:?}", subject.number);
+            if let Some(lost) = subject.machine.lost_vote() {
+                return Err(wrong(format!("its vote is lost: {lost}")));
+            }
             let before = self.seen(subject);
             falls(&before, &status).map_err(wrong)?;
             order(&status, &*log).map_err(wrong)?;
             self.one_leader(subject.number, &status).map_err(wrong)?;
-            self.one_state(subject.number, state.index().0, state.digest())
+            self.one_state(subject.number, status.applied, state.digest())
                 .map_err(wrong)?;
             let compared = self.one_history(before.compared, &status, &*log).map_err(wrong)?;
             let seen = Seen {
@@ -138,12 +142,14 @@ impl Invariants {
         }
     }
 
-    fn one_state(&mut self, number: usize, index: u64, digest: u128) -> Result<(), String> {
-        let (known, by) = *self.digests.entry(index).or_insert((digest, number));
+    fn one_state(&mut self, number: usize, position: u64, digest: u128) -> Result<(), String> {
+        let (known, by) = *self.digests.entry(position).or_insert((digest, number));
         if known == digest {
             Ok(())
         } else {
-            Err(format!("its state at index {index} differs from that of n{by}"))
+            Err(format!(
+                "its state at log position {position} differs from that of n{by}"
+            ))
         }
     }
 

@@ -29,6 +29,7 @@ mod options;
 mod oracle;
 mod plan;
 mod scenario;
+mod watchdog;
 mod world;
 
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ use spine_tests::trace::Trace;
 use crate::cost::Cost;
 use crate::options::{Options, Seeds};
 use crate::plan::Plan;
+use crate::watchdog::Steps;
 
 /// What a simulation that does not count exits with.
 const VOID: u8 = 3;
@@ -72,7 +74,14 @@ fn one(seed: u64, options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match scenario::run(plan, &trace) {
+    let steps = Steps::default();
+    let again = options.again(seed);
+    steps.watch(move |step| {
+        println!("seed {seed} FAILED it stands still in step {step}: something turns without waiting");
+        println!("seed {seed} again: cargo x sim {again} --trace");
+        std::process::exit(1);
+    });
+    match scenario::run(plan, &trace, &steps) {
         Ok(report) => {
             println!("{report}{}", Cost::so_far(report.simulated).line());
             match report.void {

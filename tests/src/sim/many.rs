@@ -35,7 +35,8 @@ pub(crate) fn run(seeds: Range<u64>, options: &Options) -> ExitCode {
         for _ in 0..workers {
             scope.spawn(|| {
                 loop {
-                    let next = locked(&left).next();
+                    let found = options.until_found && !locked(&sum).failed.is_empty();
+                    let next = if found { None } else { locked(&left).next() };
                     let Some(seed) = next else { break };
                     let again = options.again(seed);
                     let run = Command::new(&program).args(again.split(' ')).output();
@@ -65,7 +66,18 @@ pub(crate) fn run(seeds: Range<u64>, options: &Options) -> ExitCode {
         sum.failed,
         sum.cost
     );
-    if sum.void.is_empty() && sum.failed.is_empty() {
+    if options.until_found {
+        println!(
+            "found by the first {} seeds",
+            sum.passed + sum.failed.len() as u64
+        );
+    }
+    let as_wanted = if options.until_found {
+        !sum.failed.is_empty()
+    } else {
+        sum.void.is_empty() && sum.failed.is_empty()
+    };
+    if as_wanted {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -8,7 +8,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
 pub(crate) const USAGE: &str = "\
-usage: sim (--seed N | --seeds A..B) [--nodes N] [--seconds S | --minutes M] [--trace] [--trace-file FILE]
+usage: sim (--seed N | --seeds A..B) [--nodes N] [--seconds S | --minutes M] [--until-found] [--trace] [--trace-file FILE]
+  --until-found ends at the first seed that fails, and it is a failure if none does
   --trace prints what the nodes say of themselves, --trace-file writes what the digest is made of";
 
 /// Which seeds.
@@ -28,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) nodes: Option<usize>,
     /// Length of the phase with faults.
     pub(crate) length: Duration,
+    /// A failure is what is looked for.
+    pub(crate) until_found: bool,
     pub(crate) trace: bool,
     pub(crate) trace_file: Option<String>,
 }
@@ -43,13 +46,21 @@ impl Options {
             seeds: Seeds::One(0),
             nodes: None,
             length: Duration::from_mins(1),
+            until_found: false,
             trace: false,
             trace_file: None,
         };
         while let Some(name) = arguments.next() {
-            if name == "--trace" {
-                options.trace = true;
-                continue;
+            match name.as_str() {
+                "--trace" => {
+                    options.trace = true;
+                    continue;
+                }
+                "--until-found" => {
+                    options.until_found = true;
+                    continue;
+                }
+                _ => {}
             }
             let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
             match name.as_str() {

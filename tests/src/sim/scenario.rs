@@ -19,6 +19,7 @@ use crate::leaderless::Leaderless;
 use crate::node::{self, Subject};
 use crate::oracle;
 use crate::plan::Plan;
+use crate::watchdog::Steps;
 
 /// After the last fault there is a leader within this time,
 const LEADER_WITHIN: Duration = Duration::from_secs(5);
@@ -100,8 +101,8 @@ impl Tally {
 ///
 /// # Errors
 /// What was promised and not kept.
-pub(crate) fn run(plan: Plan, trace: &Trace) -> Result<Report, String> {
-    let mut scenario = Scenario::new(plan, trace.clone());
+pub(crate) fn run(plan: Plan, trace: &Trace, steps: &Steps) -> Result<Report, String> {
+    let mut scenario = Scenario::new(plan, trace.clone(), steps.clone());
     scenario.break_things()?;
     scenario.heal()?;
     let truth = scenario.audit()?;
@@ -110,7 +111,7 @@ pub(crate) fn run(plan: Plan, trace: &Trace) -> Result<Report, String> {
     oracle::judge(&ops, &streams, &truth, &scenario.leaderless)?;
     let tally = Tally::of(&ops, scenario.faults.count.first);
     Ok(Report {
-        steps: scenario.steps,
+        steps: steps.get(),
         simulated: scenario.sim.elapsed(),
         count: scenario.faults.count.clone(),
         changes: truth.changes.len(),
@@ -130,12 +131,12 @@ struct Scenario {
     leaderless: Leaderless,
     history: History,
     setting: Rc<Setting>,
-    steps: u64,
+    steps: Steps,
     trace: Trace,
 }
 
 impl Scenario {
-    fn new(mut plan: Plan, trace: Trace) -> Self {
+    fn new(mut plan: Plan, trace: Trace, steps: Steps) -> Self {
         let mut sim = turmoil::Builder::new()
             .rng_seed(plan.seed)
             .tick_duration(plan.tick)
@@ -176,7 +177,7 @@ impl Scenario {
             leaderless: Leaderless::default(),
             history,
             setting,
-            steps: 0,
+            steps,
             trace,
             plan,
         }
@@ -185,7 +186,7 @@ impl Scenario {
     /// Lets time go on by a step, and looks at everything.
     fn step(&mut self) -> Result<(), String> {
         self.sim.step().map_err(|error| self.at(&error.to_string()))?;
-        self.steps += 1;
+        self.steps.count();
         for subject in self.nodes.clone() {
             if let Some(reason) = subject.died()
                 && !self.faults.is_excused(&mut self.sim, &subject)

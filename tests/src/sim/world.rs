@@ -9,10 +9,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use spine_core::WallTime;
 use spine_node::World;
 use spine_node::storage::log::{LogError, LogStore};
@@ -24,6 +25,7 @@ use spine_node::world::lock::{DirLock, DirLocks};
 use spine_node::world::net::{Listener, Net, Stream};
 use spine_tests::disk::{Rng, SimDisk};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use turmoil::net::{TcpListener, TcpStream};
 
 /// A driver at leisure confirms its last group after this long.
@@ -40,6 +42,29 @@ pub(crate) struct Machine {
     chance: Arc<SharedRng>,
     /// The log of the present life, for those who look into it.
     log: Mutex<Option<Arc<dyn LogStore>>>,
+    votes: Arc<Mutex<Votes>>,
+}
+
+/// What is known of a node's vote, over all its lives.
+#[derive(Debug, Default)]
+struct Votes {
+    /// The one that was flushed last.
+    flushed: Option<Bytes>,
+    /// The one that is being flushed, which a crash may leave or take.
+    in_flight: Option<Bytes>,
+    /// A life that found another one.
+    lost: Option<String>,
+}
+
+impl Votes {
+    /// A life begins with this vote.
+    fn found(&mut self, vote: Option<Bytes>) {
+        if vote != self.flushed && vote != self.in_flight {
+            self.lost = Some(format!("it voted {:?}, and finds {vote:?}", self.flushed));
+        }
+        self.flushed.clone_from(&vote);
+        self.in_flight = vote;
+    }
 }
 
 impl Machine {
@@ -62,7 +87,13 @@ impl Machine {
             }),
             chance: Arc::new(SharedRng::new(rng.next_u64())),
             log: Mutex::default(),
+            votes: Arc::default(),
         })
+    }
+
+    /// Whether a life found another vote than the one before it had cast, and which.
+    pub(crate) fn lost_vote(&self) -> Option<String> {
+        locked(&self.votes).lost.clone()
     }
 
     /// The world for the next life.
@@ -116,41 +147,57 @@ impl Machine {
         let work = Arc::new(Notify::new());
         let wake = Arc::clone(&work);
         let (log, driver) = opened.driven(Arc::new(move || wake.notify_one()))?;
-        tokio::spawn(drive(driver, work, self.pace.clone()));
         let log: Arc<dyn LogStore> = Arc::new(log);
+        locked(&self.votes).found(log.state().vote);
+        let driving = Driving {
+            driver,
+            log: Arc::downgrade(&log),
+            votes: Arc::clone(&self.votes),
+            pace: Arc::clone(&self.pace),
+        };
+        tokio::spawn(driving.run(work));
         *locked(&self.log) = Some(Arc::clone(&log));
         Ok(log)
     }
 }
 
 /// The log's thread, as a task: it ends with the runtime of its life, or with the log.
-async fn drive(mut driver: Driver, work: Arc<Notify>, pace: Arc<Pace>) {
-    loop {
-        let done = match driver.write() {
-            Ok(true) => {
-                tokio::time::sleep(pace.flush_takes()).await;
-                driver.flush()
-            }
-            Ok(false) => {
-                tokio::select! {
-                    biased;
-                    () = work.notified() => Ok(()),
-                    () = tokio::time::sleep(CONFIRM_AFTER) => {
-                        let confirmed = driver.confirm();
-                        if confirmed.is_ok() {
-                            work.notified().await;
-                        }
-                        confirmed
-                    }
+struct Driving {
+    driver: Driver,
+    log: Weak<dyn LogStore>,
+    votes: Arc<Mutex<Votes>>,
+    pace: Arc<Pace>,
+}
+
+impl Driving {
+    async fn run(mut self, work: Arc<Notify>) {
+        loop {
+            // Everybody whom a failure concerns has been told.
+            let Ok(wrote) = self.write_and_flush().await else {
+                return;
+            };
+            if !wrote && timeout(CONFIRM_AFTER, work.notified()).await.is_err() {
+                if self.driver.confirm().is_err() {
+                    return;
                 }
+                work.notified().await;
             }
-            Err(error) => Err(error),
-        };
-        if done.is_err() {
-            // Everybody whom it concerns has been told.
-            return;
+            self.driver.housekeep();
         }
-        driver.housekeep();
+    }
+
+    /// Writes what is queued, lets the disk take its time, and flushes. Whether there was anything.
+    async fn write_and_flush(&mut self) -> Result<bool, LogError> {
+        let submitted = self.log.upgrade().and_then(|log| log.state().vote);
+        if !self.driver.write()? {
+            return Ok(false);
+        }
+        // All that was submitted is in this group: groups are much longer than what waits here.
+        locked(&self.votes).in_flight.clone_from(&submitted);
+        tokio::time::sleep(self.pace.flush_takes()).await;
+        self.driver.flush()?;
+        locked(&self.votes).flushed = submitted;
+        Ok(true)
     }
 }
 

@@ -157,8 +157,7 @@ const SEEDS: &str = "1..101";
 pub(crate) fn sim(workspace: &Workspace) -> Vec<Stage> {
     let mut test = simulated(workspace, ["test", "--profile", "sim", "-p", "spine-tests"]);
     test.args(["--test", "sim_repeats"]);
-    // One node until followers serve.
-    let seeds = ["--nodes", "1", "--seeds", SEEDS].map(str::to_owned);
+    let seeds = ["--seeds", SEEDS].map(str::to_owned);
     let mut stages = vec![Stage::tests("sim, repetition", test)];
     stages.extend(simulate(workspace, &seeds));
     stages

@@ -100,12 +100,15 @@ impl Client {
             Guard::Absent => Some(v1::guard::Condition::Absent(v1::Absent {})),
             Guard::Index(index) => Some(v1::guard::Condition::ModifyIndex(index)),
         };
+        // A put that happens twice shows as another revision.
+        let write_unchanged = self.rng.one_in(2);
         let request = self.request(v1::PutRequest {
             key: key.into(),
             value: id.to_string().into(),
             guard: condition.map(|condition| v1::Guard {
                 condition: Some(condition),
             }),
+            write_unchanged,
             ..v1::PutRequest::default()
         });
         let mut kv = KvClient::new(self.channel.clone());

@@ -19,7 +19,7 @@ impl Client {
         let mut registered = false;
         loop {
             if registered {
-                registered = self.report().await;
+                self.report().await;
             } else {
                 registered = self.register().await;
             }
@@ -83,8 +83,7 @@ impl Client {
         done
     }
 
-    /// Whether there was something to report on.
-    async fn report(&mut self) -> bool {
+    async fn report(&mut self) {
         let id = self.invoke(Action::Report);
         let request = self.request(v1::UpdateCheckRequest {
             node: NODE.to_owned(),
@@ -99,9 +98,7 @@ impl Client {
             },
             Err(outcome) => outcome,
         };
-        let done = !matches!(outcome, Outcome::Failed);
         self.finish(id, outcome);
-        done
     }
 
     async fn judge(&mut self) {

@@ -27,31 +27,54 @@ pub(super) fn judge(ops: &[Op], leaderless: &Leaderless) -> Result<(), String> {
         .try_for_each(|ops| judge_instance(ops, leaderless))
 }
 
+/// One whose outcome nobody knows takes effect within this time or not at all: longer than any cut lasts, in which a leader
+/// of before might hold it back.
+const UNKNOWN_MAX: Duration = Duration::from_secs(15);
+
 /// The operations of one client follow each other, so each read is held against the last renewal before it.
 fn judge_instance(ops: &[&Op], leaderless: &Leaderless) -> Result<(), String> {
     let mut renewed: Option<&Op> = None;
-    // One whose outcome nobody knows may still take effect, at any later time.
-    let mut unsure = false;
+    let mut renewed_last = Duration::ZERO;
     for op in ops {
         match (&op.action, &op.outcome) {
-            (Action::Register | Action::Report, Outcome::Written { .. }) => renewed = Some(op),
-            (Action::Register | Action::Report, Outcome::Unknown | Outcome::Open) => unsure = true,
+            // A registration that repeats one is a renewal if the check is critical, and none while it passes.
+            (Action::Register, Outcome::Written { .. }) if renewed_last.is_zero() => {
+                renewed = Some(op);
+                renewed_last = op.returned;
+            }
+            (Action::Report, Outcome::Written { .. }) => {
+                renewed = Some(op);
+                renewed_last = renewed_last.max(op.returned);
+            }
+            (Action::Register | Action::Report, outcome) if *outcome != Outcome::Failed => {
+                renewed_last = renewed_last.max(op.returned.saturating_add(UNKNOWN_MAX));
+            }
             (Action::Judge, Outcome::Judged { passes, .. }) => {
                 let Some(renewed) = renewed else { continue };
-                let alive = *passes == Some(true);
-                if !alive && op.returned < renewed.invoked + TTL {
-                    return Err(format!("expired early: {op}, after {renewed}"));
-                }
-                let (without, spans) = leaderless.between(renewed.returned, op.invoked);
-                let grace = without + LATE_MAX + SLOW_DISK + STAMP_EVERY * spans;
-                if alive && !unsure && op.invoked > renewed.returned + TTL + grace {
-                    return Err(format!(
-                        "expired late: {op}, after {renewed}; {without:?} of it without a leader, {spans} times"
-                    ));
-                }
+                judge_read(op, *passes == Some(true), renewed, renewed_last, leaderless)?;
             }
             _ => {}
         }
+    }
+    Ok(())
+}
+
+fn judge_read(
+    op: &Op,
+    alive: bool,
+    renewed: &Op,
+    renewed_last: Duration,
+    leaderless: &Leaderless,
+) -> Result<(), String> {
+    if !alive && op.returned < renewed.invoked + TTL {
+        return Err(format!("expired early: {op}, after {renewed}"));
+    }
+    let (without, spans) = leaderless.between(renewed_last, op.invoked);
+    let grace = without + LATE_MAX + SLOW_DISK + STAMP_EVERY * spans;
+    if alive && op.invoked > renewed_last.saturating_add(TTL + grace) {
+        return Err(format!(
+            "expired late: {op}, after {renewed}; {without:?} of it without a leader, {spans} times"
+        ));
     }
     Ok(())
 }

@@ -1,0 +1,102 @@
+//! Planted defects: each patch in `tests/sim/breaks` is applied to a copy of the tree, and the simulation has to find it
+//! within the seeds that the patch names.
+//!
+//! A patch begins with a word on what it breaks and a line `Seeds: ARGUMENTS`: what `sim` is told.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::install::must;
+use crate::run::Stage;
+use crate::workspace::{Workspace, cargo};
+
+/// Where the patches lie, and what they are called.
+const PATCHES: &str = "tests/sim/breaks";
+const SUFFIX: &str = "patch";
+
+/// A stage for each patch.
+///
+/// # Errors
+/// The patches can't be read.
+pub(crate) fn stages(workspace: &Workspace) -> Result<Vec<Stage>, String> {
+    let directory = workspace.root.join(PATCHES);
+    let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
+    let mut patches = Vec::new();
+    for entry in fs::read_dir(&directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension() == Some(OsStr::new(SUFFIX)) {
+            patches.push(path);
+        }
+    }
+    patches.sort();
+    Ok(patches.into_iter().map(|patch| stage(workspace, patch)).collect())
+}
+
+fn stage(workspace: &Workspace, patch: PathBuf) -> Stage {
+    let (root, target) = (workspace.root.clone(), workspace.target.clone());
+    let name = patch
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    Stage::prepared(format!("break: {name}"), move || {
+        let seeds = seeds(&patch)?;
+        let tree = target.join("breaks/tree");
+        copy(&root, &tree)?;
+        apply(&patch, &tree)?;
+        let mut build = Command::new(cargo());
+        build
+            .args(["build", "--profile", "sim", "-p", "spine-tests", "--bin", "sim"])
+            // The crates of others are those of the unbroken simulation.
+            .arg("--target-dir")
+            .arg(target.join("sim"))
+            .env("RUSTFLAGS", "--cfg tokio_unstable")
+            .current_dir(&tree);
+        must(&mut build)?;
+        let mut run = Command::new(target.join("sim/sim/sim"));
+        run.arg("--until-found").args(seeds);
+        Ok(run)
+    })
+}
+
+/// What the patch has the simulation told.
+fn seeds(patch: &Path) -> Result<Vec<String>, String> {
+    let text = fs::read_to_string(patch).map_err(|error| format!("{}: {error}", patch.display()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Seeds: "));
+    let line = line.ok_or_else(|| format!("{}: which seeds find it?", patch.display()))?;
+    Ok(line.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Makes `tree` what the checkout is, and leaves alone what is the same, so that little is built anew.
+fn copy(root: &Path, tree: &Path) -> Result<(), String> {
+    let listed = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root)
+        .output()
+        .map_err(|error| format!("git does not start: {error}"))?;
+    for name in String::from_utf8_lossy(&listed.stdout).split_terminator('\0') {
+        let (from, to) = (root.join(name), tree.join(name));
+        let Ok(wanted) = fs::read(&from) else { continue };
+        if fs::read(&to).is_ok_and(|there| there == wanted) {
+            continue;
+        }
+        let failed = |error: std::io::Error| format!("{}: {error}", to.display());
+        fs::create_dir_all(to.parent().unwrap_or(tree)).map_err(failed)?;
+        fs::write(&to, wanted).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn apply(patch: &Path, tree: &Path) -> Result<(), String> {
+    // Otherwise git takes the tree for a part of the checkout around it, and skips what it does not track.
+    let ceiling = tree.parent().unwrap_or(tree);
+    must(
+        Command::new("git")
+            .arg("apply")
+            .arg(patch)
+            .env("GIT_CEILING_DIRECTORIES", ceiling)
+            .current_dir(tree),
+    )
+}
