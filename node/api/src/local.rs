@@ -39,12 +39,20 @@ impl Local {
 
     /// Lets cluster time pass, and ends what is due then.
     pub fn advance(&self, ttl: Ttl) {
-        let until = {
+        {
             let mut now = self.now.lock();
             now.1 = now.1.after(ttl);
-            now.1
+        }
+        self.end_due();
+    }
+
+    /// What a leader does all the time.
+    fn end_due(&self) {
+        let is_due = || {
+            let now = self.now.lock();
+            now.0.next_deadline().is_some_and(|due| due <= now.1)
         };
-        while self.now.lock().0.next_deadline().is_some_and(|due| due <= until) {
+        while is_due() {
             self.apply(Request::internal(Command::Pulse));
         }
     }
@@ -105,6 +113,7 @@ impl Registry for Local {
             author: Self::author(cx),
             ..Request::internal(command)
         });
+        self.end_due();
         Ok(applied)
     }
 

@@ -18,7 +18,11 @@ use crate::{
     time::{Time, Ttl, WallTime},
 };
 
-pub use crate::member::{Member, MemberReport, MemberStatus};
+pub use crate::{
+    kv::{Compare, Locking, Operand, ReadKeys, Relation, Txn, TxnOp},
+    lease::{LeaseEnd, LeaseOpen, LeaseTerms},
+    member::{Member, MemberReport, MemberStatus},
+};
 
 /// What one position of the replicated log holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -170,6 +174,10 @@ pub enum Command {
     MemberStatus(MemberReport),
     /// Store a CA root and make it the active one, if there is none yet.
     CaRootInitial(CaRoot),
+    /// Carry out several conditions and operations on keys as one.
+    Txn(Txn),
+    /// Make a lease that holds locks, or that ends with what it hangs on.
+    LeaseOpen(Box<LeaseOpen>),
 }
 
 impl Command {
@@ -192,6 +200,8 @@ impl Command {
             Self::RulesRaise(_) => "rules_raise",
             Self::MemberStatus(_) => "member_status",
             Self::CaRootInitial(_) => "ca_root_initial",
+            Self::Txn(_) => "txn",
+            Self::LeaseOpen(_) => "lease_open",
         }
     }
 }

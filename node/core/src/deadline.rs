@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{CheckKey, Index, InstanceKey, LeaseId, SessionId},
+    id::{CheckKey, Index, InstanceKey, Key, LeaseId, NodeName, SessionId},
     table::Table,
     time::Time,
     tree::{Stamped, Tree},
@@ -24,6 +24,10 @@ pub enum DeadlineKey {
     Implicit(CheckKey),
     /// A request session was idle for too long.
     Session(SessionId),
+    /// A lock whose holder was lost may be taken again.
+    LockDelay(Key),
+    /// A server was lost for too long: leases on its node that nobody renews end.
+    Orphans(NodeName),
 }
 
 /// When it is due, and where it stands in the queue: at that time or before.
@@ -79,6 +83,13 @@ impl Deadlines {
     /// When something is due.
     pub fn get(&self, key: &DeadlineKey) -> Option<Time> {
         self.rows.get(key).map(|row| row.at)
+    }
+
+    /// How many lock delays run.
+    pub(crate) fn lock_delays(&self) -> usize {
+        let first = DeadlineKey::LockDelay(Key::new());
+        let behind = DeadlineKey::Orphans(NodeName::least());
+        self.rows.count(first..behind)
     }
 
     /// The earliest place in the queue: nothing is due before it.

@@ -74,7 +74,7 @@ pub use self::{
     kv::{KeyRange, KvRow, Page},
     lease::Lease,
     member::Liveness,
-    outcome::{Applied, Outcome, Rejection, RejectionRow, Renewed},
+    outcome::{Applied, OpDone, OpUnmet, Outcome, Rejection, RejectionRow, Renewed, Unmet},
     query::*,
     state::{Batch, RULES_KNOWN, State},
     time::{Time, Ttl, WallTime},

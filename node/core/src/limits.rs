@@ -38,12 +38,30 @@ pub const NODES_MAX: usize = bound(100_000, 3);
 pub const CHECKS_MAX: usize = bound(2_000_000, 5);
 /// Leases alive at once.
 pub const LEASES_MAX: usize = bound(1_000_000, 3);
-/// Keys attached to one lease: they go in one entry.
+/// Keys attached to one lease, and locks that it holds: they go in one entry.
 pub const LEASE_KEYS_MAX: usize = bound(10_000, 5);
 /// Longest time to live of a lease, a TTL check or a heartbeat: a year.
 pub const TTL_MAX: Ttl = Ttl::seconds(365 * 24 * 3600);
 /// Smallest time to live of a lease.
 pub const LEASE_TTL_MIN: Ttl = Ttl::seconds(2);
+/// Checks that one lease hangs on.
+pub const LEASE_CHECKS_MAX: usize = bound(64, 2);
+/// Leases that hang on one node, or on one check: they are doomed in one entry.
+pub const NODE_LEASES_MAX: usize = bound(10_000, 2);
+/// Longest time for which nobody may take a lock whose holder was lost: Consul's bound.
+pub const LOCK_DELAY_MAX: Ttl = Ttl::seconds(60);
+/// A lease without a time to live that hangs on a server's node ends when the server has been lost for so long.
+pub const LEASE_ORPHAN_AFTER: Ttl = Ttl::seconds(60);
+/// Keys that are locked or whose lock delay runs.
+pub const LOCKS_MAX: usize = bound(1_000_000, 4);
+/// Conditions of a transaction, and operations of each of its lists: Consul's and etcd's bound.
+pub const TXN_OPS_MAX: usize = bound(128, 3);
+/// Bytes of a transaction, encoded.
+pub const TXN_BYTES_MAX: usize = bound(2 << 20, 1 << 10);
+/// Rows that a transaction looks at, reads or deletes.
+pub const TXN_ROWS_MAX: usize = bound(10_000, 5);
+/// Bytes of keys and values that a transaction reads.
+pub const TXN_ANSWER_BYTES_MAX: usize = bound(1 << 20, 128);
 /// Request sessions alive at once.
 pub const SESSIONS_MAX: usize = bound(10_000, 3);
 /// Outcomes that one request session keeps while the client has not acknowledged them.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{CheckId, Index, InstanceId, LeaseId, NameError, NodeName, Revision, SessionId},
+    id::{CheckId, Index, InstanceId, Key, LeaseId, NameError, NodeName, Revision, SessionId},
+    kv::KvRow,
     time::Ttl,
 };
 
@@ -96,6 +97,86 @@ pub enum Outcome {
     },
     /// There is a CA root already, and it stays the active one.
     CaRootExists,
+    /// A transaction was carried out.
+    Txn {
+        /// Whether its conditions held: which of its two lists of operations was carried out.
+        held: bool,
+        /// What each operation of that list did, in order.
+        done: Vec<OpDone>,
+        /// The store's revision after it.
+        revision: Revision,
+    },
+    /// Operations of a transaction had conditions that are unmet: nothing was done.
+    TxnUnmet {
+        /// Which of its two lists of operations was tried.
+        held: bool,
+        /// All of them, in order.
+        unmet: Vec<OpUnmet>,
+        /// The store's revision.
+        revision: Revision,
+    },
+}
+
+/// What one operation of a transaction did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OpDone {
+    /// Keys were read.
+    Read {
+        /// Keys with their rows, in byte order.
+        rows: Vec<(Key, Arc<KvRow>)>,
+        /// How many the interval has, whatever the limit.
+        count: u64,
+        /// Whether the limit left some out.
+        more: bool,
+    },
+    /// A key was put, or its lock taken or given back; or it was there already as it should be.
+    Put {
+        /// The key's row, without its value.
+        row: Arc<KvRow>,
+        /// Whether anything changed.
+        written: bool,
+        /// The fencing number of its lock, if somebody holds it.
+        fence: Option<Index>,
+    },
+    /// Keys were deleted.
+    Deleted {
+        /// How many.
+        count: u64,
+    },
+    /// A condition held.
+    Checked {
+        /// The row of the first key that it is of, without its value.
+        row: Option<Arc<KvRow>>,
+    },
+}
+
+/// An operation of a transaction whose condition is unmet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpUnmet {
+    /// Its place in the list, from 0.
+    pub op: u32,
+    /// What is there instead.
+    pub why: Unmet,
+}
+
+/// What is there instead of what a condition asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unmet {
+    /// There is no such key.
+    Absent,
+    /// The key is there, and was last changed by this.
+    Changed {
+        /// Its index.
+        modify_index: Index,
+        /// Its revision.
+        mod_revision: Revision,
+    },
+    /// Nobody holds the key's lock.
+    Unlocked,
+    /// This lease holds the key's lock.
+    Locked(LeaseId),
+    /// The lock's last holder was lost so lately that nobody may take it.
+    LockDelay,
 }
 
 /// What became of one renewal.
@@ -225,6 +306,9 @@ pub enum Rejection {
         /// The Raft node id.
         id: u64,
     },
+    /// A lease can't hang on a check that is critical already.
+    #[error("check {0:?} is in critical state")]
+    CheckCritical(CheckId),
 }
 
 /// What a refusal means to the one who is refused: the row of the table of errors.
@@ -364,6 +448,12 @@ impl Rejection {
                 "there is no such server, or another has taken its name",
                 "look at the list of members",
                 false,
+            ),
+            Self::CheckCritical(_) => (
+                "check_critical",
+                "a lease can't hang on a check that is critical",
+                "wait until the check passes, or leave it out",
+                true,
             ),
         };
         RejectionRow {

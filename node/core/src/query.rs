@@ -14,15 +14,16 @@ use bytes::Bytes;
 
 use crate::{
     catalog::{Instance, Node},
-    command::{CaRoot, Member, Scope, Status},
+    command::{CaRoot, LeaseTerms, Member, Scope, Status, Txn},
     event::{Interest, Topic},
     health::Check,
-    id::{CheckKey, Index, InstanceKey, Key, NodeName, Revision, ServiceName},
+    id::{CheckKey, Index, InstanceKey, Key, LeaseId, NodeName, Revision, ServiceName},
     kv::{KeyRange, KvRow, Page},
     limits,
     member::Liveness,
-    outcome::Rejection,
+    outcome::{Outcome, Rejection},
     state::State,
+    time::Ttl,
 };
 
 /// A question.
@@ -514,6 +515,86 @@ impl Query for Members {
             liveness: state.liveness_of(&member.name),
         };
         Answer::new(state, vec![Topic::Members], state.members().map(view).collect())
+    }
+}
+
+/// A lease as questions find it; when it ends is not among them, for that moves unseen with each renewal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseView {
+    /// Its id.
+    pub id: LeaseId,
+    /// Ends this long after its last renewal; `None`: it ends with what it hangs on.
+    pub ttl: Option<Ttl>,
+    /// What it was made with beside that; `None`: nothing.
+    pub terms: Option<LeaseTerms>,
+    /// The index that made it.
+    pub create_index: Index,
+}
+
+impl LeaseView {
+    fn of(state: &State, id: LeaseId) -> Option<Self> {
+        let row = state.leases().get(id)?;
+        Some(Self {
+            id,
+            ttl: row.lives(),
+            terms: state.leases().terms(id).cloned(),
+            create_index: row.create_index,
+        })
+    }
+}
+
+/// One lease.
+#[derive(Clone, Copy, Debug)]
+pub struct OneLease(pub LeaseId);
+
+impl Query for OneLease {
+    type Value = Option<LeaseView>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        Answer::new(state, vec![Topic::Leases], LeaseView::of(state, self.0))
+    }
+}
+
+/// Leases, by id.
+#[derive(Clone, Debug, Default)]
+pub struct AllLeases {
+    /// Only those that hang on this node.
+    pub node: Option<NodeName>,
+    /// Only those behind this one.
+    pub after: Option<LeaseId>,
+    /// At most so many; `None`: all.
+    pub limit: Option<usize>,
+}
+
+impl Query for AllLeases {
+    type Value = Vec<LeaseView>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let ids: Box<dyn Iterator<Item = LeaseId>> = match &self.node {
+            Some(node) => {
+                let of_node = state.leases().on_node(node);
+                Box::new(of_node.filter(|id| self.after.is_none_or(|after| *id > after)))
+            }
+            None => Box::new(state.leases().behind(self.after)),
+        };
+        let found = ids
+            .take(self.limit.unwrap_or(usize::MAX))
+            .filter_map(|id| LeaseView::of(state, id))
+            .collect();
+        Answer::new(state, vec![Topic::Leases], found)
+    }
+}
+
+/// A transaction that changes nothing.
+#[derive(Clone, Debug)]
+pub struct ReadTxn(pub Txn);
+
+impl Query for ReadTxn {
+    type Value = Result<Outcome, Rejection>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let interest = self.0.ranges().map(Topic::Keys).collect();
+        Answer::new(state, interest, state.read_txn(&self.0))
     }
 }
 

@@ -7,12 +7,14 @@
 
 mod deregister;
 mod expire;
+mod lease;
 mod member;
 mod register;
 mod renew;
 mod report;
 mod rows;
 mod twin;
+mod txn;
 
 use std::sync::Arc;
 
@@ -21,14 +23,14 @@ use serde::{Deserialize, Serialize};
 use crate::{
     catalog::Catalog,
     change_log::ChangeLog,
-    command::{CaRoot, Command, Entry, LeaseGrant, Member, Put, Request, RequestId},
+    command::{CaRoot, Command, Entry, Member, Put, Request, RequestId},
     deadline::{DeadlineKey, Deadlines},
     dedup::Sessions,
     event::{Change, Delta, Event, Topic},
     health::Health,
     id::{Index, InstanceKey, LeaseId, NodeName, Revision, SessionId},
     kv::Kv,
-    lease::{Lease, Leases},
+    lease::Leases,
     limits,
     member::Liveness,
     outcome::{Applied, Outcome, Rejection},
@@ -187,6 +189,8 @@ impl State {
             Command::Pulse => Ok(self.pulse(w)),
             Command::OpenSession => self.open_session(w),
             Command::MemberUp(member) => self.member_up(w, member),
+            Command::Txn(txn) => self.txn(w, txn),
+            Command::LeaseOpen(open) => self.open_lease(w, open),
             Command::CaRootInitial(_) if !self.ca_roots.is_empty() => Ok(Outcome::CaRootExists),
             Command::CaRootSet(root) | Command::CaRootInitial(root) => self.set_ca_root(w, root),
             Command::RulesRaise(rules) => self.raise_rules(*rules),
@@ -206,48 +210,8 @@ impl State {
     }
 
     fn put(&mut self, w: &mut Writer, put: &Put) -> Result<Outcome, Rejection> {
-        if let Some(lease) = put.lease {
-            if self.leases.get(lease).is_none() {
-                return Err(Rejection::UnknownLease(lease));
-            }
-            let attached = self.kv.get(&put.key).is_some_and(|row| row.lease == put.lease);
-            if !attached && self.kv.count_of_lease(lease) >= limits::LEASE_KEYS_MAX {
-                return Err(Rejection::too_many("keys of one lease", limits::LEASE_KEYS_MAX));
-            }
-        }
+        self.check_attaching(put)?;
         Ok(self.kv.put(w, put))
-    }
-
-    fn grant_lease(&mut self, w: &mut Writer, grant: LeaseGrant) -> Result<Outcome, Rejection> {
-        let LeaseGrant { id, ttl } = grant;
-        if self.leases.get(id).is_some() {
-            return Err(Rejection::LeaseExists(id));
-        }
-        if self.leases.rows.len() >= limits::LEASES_MAX {
-            return Err(Rejection::too_many("leases", limits::LEASES_MAX));
-        }
-        let ttl = ttl.max(limits::LEASE_TTL_MIN);
-        self.leases.rows.put(
-            id,
-            Lease {
-                ttl,
-                create_index: w.index,
-            },
-        );
-        self.deadlines.set(DeadlineKey::Lease(id), w.time.after(ttl));
-        w.emit(Change::Lease(id, true));
-        Ok(Outcome::LeaseGranted { id, ttl })
-    }
-
-    fn revoke_lease(&mut self, w: &mut Writer, id: LeaseId) -> Result<Outcome, Rejection> {
-        if self.leases.rows.remove(&id).is_none() {
-            return Err(Rejection::UnknownLease(id));
-        }
-        self.deadlines.clear(&DeadlineKey::Lease(id));
-        let keys: Vec<_> = self.kv.of_lease(id).cloned().collect();
-        let keys = self.kv.remove_all(w, &keys);
-        w.emit(Change::Lease(id, false));
-        Ok(Outcome::LeaseRevoked { keys })
     }
 
     fn open_session(&mut self, w: &Writer) -> Result<Outcome, Rejection> {

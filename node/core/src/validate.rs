@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     codec,
     command::{
-        CheckDefinition, CheckKind, CheckUpdate, Command, Delete, Deregister, Guard, LeaseGrant, Put,
-        Register, Service, Target, UpdateSource,
+        CheckDefinition, CheckKind, CheckUpdate, Command, Delete, Deregister, Guard, LeaseGrant, LeaseOpen,
+        LeaseTerms, Locking, Put, Register, Service, Target, Txn, TxnOp, UpdateSource,
     },
     id::Key,
     kv::KeyRange,
@@ -52,6 +52,8 @@ impl Command {
             Self::CaRootSet(root) | Self::CaRootInitial(root) => {
                 check_size("CA root", codec::encoded_len(root), limits::CA_ROOT_BYTES_MAX)
             }
+            Self::Txn(txn) => check_txn(txn),
+            Self::LeaseOpen(open) => check_lease(open),
             Self::Compact(_)
             | Self::LeaseRevoke(_)
             | Self::Renew(_)
@@ -67,9 +69,11 @@ impl Command {
             Self::Put(_)
             | Self::Register(_)
             | Self::LeaseGrant(_)
+            | Self::LeaseOpen(_)
             | Self::OpenSession
             | Self::CaRootSet(_)
             | Self::CaRootInitial(_) => true,
+            Self::Txn(txn) => txn.ops().any(|op| matches!(op, TxnOp::Put(_) | TxnOp::Lock(_))),
             Self::Delete(_)
             | Self::Compact(_)
             | Self::Deregister(_)
@@ -133,6 +137,61 @@ fn check_delete(delete: &Delete) -> Result<(), Rejection> {
         }
     }
     Ok(())
+}
+
+fn check_txn(txn: &Txn) -> Result<(), Rejection> {
+    let of = |count, what| check_count(what, count, limits::TXN_OPS_MAX);
+    of(txn.when.len(), "conditions of one transaction")?;
+    of(txn.then.len(), "operations of one transaction")?;
+    of(txn.otherwise.len(), "operations of one transaction")?;
+    check_size("transaction", codec::encoded_len(txn), limits::TXN_BYTES_MAX)?;
+    txn.ops().try_for_each(|op| match op {
+        TxnOp::Put(put) => check_put(put),
+        TxnOp::Delete(delete) => check_delete(delete),
+        TxnOp::Lock(Locking { key, content, .. }) | TxnOp::Unlock(Locking { key, content, .. }) => {
+            check_key(key)?;
+            let size = content.as_ref().map_or(0, |(value, _)| value.len());
+            check_size("value", size as u64, limits::VALUE_BYTES_MAX)
+        }
+        TxnOp::Read(_) | TxnOp::Check(_) => Ok(()),
+    })
+}
+
+fn check_lease(open: &LeaseOpen) -> Result<(), Rejection> {
+    if let Some(ttl) = open.ttl {
+        check_ttl("lease TTL", ttl)?;
+    }
+    let LeaseTerms {
+        name,
+        node,
+        node_checks,
+        service_checks,
+        lock_delay,
+        ..
+    } = &open.terms;
+    check_size("lease name", name.len() as u64, limits::NAME_BYTES_MAX)?;
+    if *lock_delay > limits::LOCK_DELAY_MAX {
+        return Err(Rejection::invalid(format!(
+            "lock delay {lock_delay} must be at most {}",
+            limits::LOCK_DELAY_MAX
+        )));
+    }
+    let checks = node_checks.len() + service_checks.len();
+    check_count("checks of one lease", checks, limits::LEASE_CHECKS_MAX)?;
+    match node {
+        Some(node) => node.check()?,
+        None if open.ttl.is_none() => {
+            return Err(Rejection::invalid(
+                "a lease needs a TTL or a node that it ends with",
+            ));
+        }
+        None if checks > 0 => return Err(Rejection::invalid("the checks of a lease are those of its node")),
+        None => {}
+    }
+    node_checks
+        .iter()
+        .chain(service_checks)
+        .try_for_each(|check| Ok(check.check()?))
 }
 
 fn check_register(register: &Register) -> Result<(), Rejection> {

@@ -15,10 +15,11 @@ use proptest::{
     test_runner::{RngAlgorithm, TestRng},
 };
 use spine_core::{
-    Author, CheckDefinition, CheckId, CheckKind, Command, Delete, Deregister, Entry, ExistingChecks, Guard,
-    InstanceId, KeyRange, LeaseGrant, LeaseId, NodeDefinition, NodeName, Pace, Put, Register, Renewal,
-    RenewalRequest, Repeat, Request, RequestId, Rights, Scope, Service, ServiceName, SessionId, State,
-    Status, Target, TcpProbe, Thresholds, Time, Ttl, WallTime, Weights, codec,
+    Author, CheckDefinition, CheckId, CheckKind, Command, Compare, Delete, Deregister, Entry, ExistingChecks,
+    Guard, InstanceId, KeyRange, LeaseGrant, LeaseId, LeaseOpen, LeaseTerms, Locking, NodeDefinition,
+    NodeName, Operand, Pace, Put, ReadKeys, Register, Relation, Renewal, RenewalRequest, Repeat, Request,
+    RequestId, Rights, Scope, Service, ServiceName, SessionId, State, Status, Target, TcpProbe, Thresholds,
+    Time, Ttl, Txn, TxnOp, WallTime, Weights, codec,
     snapshot::{self, Header, Restore},
 };
 
@@ -265,6 +266,8 @@ fn commands() -> Vec<Command> {
             range: KeyRange::prefix("b".into()),
             guard: Guard::Always,
         }),
+        session(&node),
+        txn(),
         Command::Renew(vec![RenewalRequest {
             author: Author::default(),
             rights: Rights::Open,
@@ -279,4 +282,39 @@ fn commands() -> Vec<Command> {
         Command::Pulse,
         Command::RulesRaise(2),
     ]
+}
+
+fn session(node: &NodeName) -> Command {
+    Command::LeaseOpen(Box::new(LeaseOpen {
+        id: LeaseId(7),
+        ttl: None,
+        terms: LeaseTerms {
+            name: "session".into(),
+            node: Some(node.clone()),
+            node_checks: vec![CheckId::parse("c1").expect("an id")],
+            lock_delay: Ttl::seconds(15),
+            ..LeaseTerms::default()
+        },
+    }))
+}
+
+fn txn() -> Command {
+    Command::Txn(Txn {
+        when: vec![Compare {
+            range: KeyRange::one("a".into()),
+            relation: Relation::Less,
+            operand: Operand::Value("z".into()),
+        }],
+        then: vec![TxnOp::Lock(Locking {
+            key: "c".into(),
+            lease: LeaseId(7),
+            content: Some(("value".into(), 300)),
+        })],
+        otherwise: vec![TxnOp::Read(ReadKeys {
+            range: KeyRange::all(),
+            revision: None,
+            limit: Some(9),
+            required: false,
+        })],
+    })
 }

@@ -147,6 +147,7 @@ fn code_of_rejection(rejection: &Rejection) -> Code {
         Rejection::NotTtl(_)
         | Rejection::Ambiguous { .. }
         | Rejection::StaleAssignment(_)
+        | Rejection::CheckCritical(_)
         | Rejection::UnknownSession(_)
         | Rejection::AnsweredBefore { .. }
         | Rejection::RulesUnsupported { .. } => Code::FailedPrecondition,

@@ -105,6 +105,7 @@ fn errors() -> Vec<Error> {
                 name: NodeName::parse("n9").unwrap(),
                 id: 9,
             },
+            Rejection::CheckCritical(CheckId::parse("c9").unwrap()),
         ]
         .map(Error::Refused),
     );

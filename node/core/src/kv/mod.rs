@@ -1,15 +1,20 @@
-//! Keys and values: rows, revisions, history, compaction.
+//! Keys and values: rows, revisions, history, compaction, locks, transactions.
 
 mod mvcc;
 mod range;
+mod txn;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::mvcc::Version;
 pub use self::{
     mvcc::{Kv, Page},
     range::KeyRange,
+    txn::{Compare, Locking, Operand, ReadKeys, Relation, Txn, TxnOp},
+};
+pub(crate) use self::{
+    mvcc::{Stroke, Version},
+    txn::Budget,
 };
 use crate::{
     id::{Index, LeaseId, Revision},
@@ -31,13 +36,13 @@ pub struct KvRow {
     pub lock_index: u64,
     /// The revision that brought the key into being.
     pub create_revision: Revision,
-    /// The revision of its last put.
+    /// The revision of its last change.
     pub mod_revision: Revision,
-    /// 1 when the key came into being, 1 more with each put.
+    /// 1 when the key came into being, 1 more with each change: a put, or a lock that is taken or given back.
     pub version: u64,
     /// The index that brought the key into being.
     pub create_index: Index,
-    /// The index of its last put.
+    /// The index of its last change.
     pub modify_index: Index,
 }
 

@@ -14,7 +14,7 @@ use crate::{
     command::{Delete, Guard, Put, Repeat},
     event::{Change, Delta},
     id::{Index, Key, LeaseId, Revision},
-    outcome::{Outcome, Rejection},
+    outcome::{Outcome, Rejection, Unmet},
     table::{Graves, Table},
     tree::{Stamped, Tree},
     writer::Writer,
@@ -61,6 +61,21 @@ pub struct Kv {
     /// Where the sweep behind the compaction floor goes on.
     pub(crate) swept: (Revision, u32),
     by_lease: Tree<(LeaseId, Key), ()>,
+    /// Of each key whose lock is held: the index at which it was taken.
+    pub(crate) fences: Table<Key, Index>,
+    by_lock: Tree<(LeaseId, Key), ()>,
+}
+
+/// The changes that make up one revision: the first of them raises the store's.
+#[derive(Debug, Default)]
+pub(crate) struct Stroke(u32);
+
+/// What is to be stored under a key.
+pub(super) struct Fresh {
+    pub(super) value: Bytes,
+    pub(super) flags: u64,
+    pub(super) lease: Option<LeaseId>,
+    pub(super) lock: Option<LeaseId>,
 }
 
 impl Default for Kv {
@@ -75,6 +90,8 @@ impl Default for Kv {
             compacted: Revision(0),
             swept: (Revision(0), 0),
             by_lease: Tree::new(),
+            fences: Table::default(),
+            by_lock: Tree::new(),
         }
     }
 }
@@ -136,18 +153,7 @@ impl Kv {
 
     /// The rows of an interval as they were at a revision.
     pub fn list_at(&self, range: &KeyRange, at: Revision, limit: Option<usize>) -> Result<Page, Rejection> {
-        if at > self.revision {
-            return Err(Rejection::FutureRevision {
-                asked: at,
-                newest: self.revision,
-            });
-        }
-        if at < self.compacted {
-            return Err(Rejection::Compacted {
-                asked: at,
-                oldest: self.compacted,
-            });
-        }
+        self.check_readable(at)?;
         let mut page = Page {
             revision: self.revision,
             ..Page::default()
@@ -160,6 +166,33 @@ impl Kv {
         }
         page.more = page.count > page.rows.len() as u64;
         Ok(page)
+    }
+
+    /// The first rows of an interval as they were at a revision; how many there are is not looked at.
+    pub fn first_at(
+        &self,
+        range: &KeyRange,
+        at: Revision,
+        limit: usize,
+    ) -> Result<Vec<(Key, Arc<KvRow>)>, Rejection> {
+        self.check_readable(at)?;
+        Ok(self.merged(range, at).take(limit).collect())
+    }
+
+    fn check_readable(&self, at: Revision) -> Result<(), Rejection> {
+        if at > self.revision {
+            return Err(Rejection::FutureRevision {
+                asked: at,
+                newest: self.revision,
+            });
+        }
+        if at < self.compacted {
+            return Err(Rejection::Compacted {
+                asked: at,
+                oldest: self.compacted,
+            });
+        }
+        Ok(())
     }
 
     /// Keys and rows as they were at a revision: the newest version of each key up to it.
@@ -233,100 +266,183 @@ impl Kv {
 
     /// The keys that go with a lease, in byte order.
     pub fn of_lease(&self, lease: LeaseId) -> impl Iterator<Item = &Key> {
-        self.by_lease
-            .range((lease, Bytes::new())..)
-            .take_while(move |((of, _), ())| *of == lease)
-            .map(|((_, key), ())| key)
+        of(&self.by_lease, lease)
     }
 
     /// How many keys go with a lease.
     pub fn count_of_lease(&self, lease: LeaseId) -> usize {
-        let after = lease.0.checked_add(1).map(|id| (LeaseId(id), Bytes::new()));
-        let end = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.by_lease.count((Bound::Included((lease, Bytes::new())), end))
+        count_of(&self.by_lease, lease)
+    }
+
+    /// The keys whose lock a lease holds, in byte order.
+    pub fn locked_by(&self, lease: LeaseId) -> impl Iterator<Item = &Key> {
+        of(&self.by_lock, lease)
+    }
+
+    /// How many locks a lease holds.
+    pub fn count_locked_by(&self, lease: LeaseId) -> usize {
+        count_of(&self.by_lock, lease)
+    }
+
+    /// The fencing number of a key's lock: the index at which it was taken. Who holds it later has a greater one. `None`:
+    /// nobody holds it.
+    pub fn fence(&self, key: &Key) -> Option<Index> {
+        self.fences.get(key).copied()
+    }
+
+    /// How many keys are locked.
+    pub fn locks(&self) -> usize {
+        self.fences.len()
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.rows.bytes() + self.history.bytes()
+        self.rows.bytes() + self.history.bytes() + self.fences.bytes()
     }
 
     pub(crate) fn put(&mut self, w: &mut Writer, put: &Put) -> Outcome {
-        let before = self.rows.get(&put.key).cloned();
-        if !put.guard.holds(before.as_deref()) {
+        let before = self.rows.get(&put.key);
+        if !put.guard.holds(before.map(|row| &**row)) {
             return Outcome::GuardFailed {
                 revision: self.revision,
             };
         }
-        let unchanged = before
-            .as_ref()
-            .is_some_and(|row| row.value == put.value && row.flags == put.flags && row.lease == put.lease);
-        if unchanged && put.repeat == Repeat::Skip {
-            return Outcome::Put {
-                revision: self.revision,
-                written: false,
-            };
-        }
-        self.revision = self.revision.next();
-        let row = KvRow {
+        let fresh = Fresh {
             value: put.value.clone(),
             flags: put.flags,
             lease: put.lease,
-            lock: before.as_ref().and_then(|row| row.lock),
-            lock_index: before.as_ref().map_or(0, |row| row.lock_index),
-            create_revision: before.as_ref().map_or(self.revision, |row| row.create_revision),
-            mod_revision: self.revision,
+            lock: before.and_then(|row| row.lock),
+        };
+        let written = self.store(w, &mut Stroke::default(), &put.key, fresh, put.repeat);
+        Outcome::Put {
+            revision: self.revision,
+            written,
+        }
+    }
+
+    /// Stores a row; false if it is there already and is not to be written again.
+    pub(super) fn store(
+        &mut self,
+        w: &mut Writer,
+        stroke: &mut Stroke,
+        key: &Key,
+        fresh: Fresh,
+        repeat: Repeat,
+    ) -> bool {
+        let before = self.rows.get(key).cloned();
+        let Fresh {
+            value,
+            flags,
+            lease,
+            lock,
+        } = fresh;
+        let unchanged = before.as_ref().is_some_and(|row| {
+            row.value == value && row.flags == flags && row.lease == lease && row.lock == lock
+        });
+        if unchanged && repeat == Repeat::Skip {
+            return false;
+        }
+        let revision = self.revise(stroke);
+        let (held, taken) = before
+            .as_ref()
+            .map_or((None, 0), |row| (row.lock, row.lock_index));
+        let row = KvRow {
+            value,
+            flags,
+            lease,
+            lock,
+            lock_index: taken + u64::from(lock.is_some() && lock != held),
+            create_revision: before.as_ref().map_or(revision, |row| row.create_revision),
+            mod_revision: revision,
             version: before.as_ref().map_or(1, |row| row.version + 1),
             create_index: before.as_ref().map_or(w.index, |row| row.create_index),
             modify_index: w.index,
         };
-        self.write(w, 0, &put.key, before, Some(Arc::new(row)));
-        Outcome::Put {
-            revision: self.revision,
-            written: true,
-        }
+        self.write(w, stroke, key, before, Some(Arc::new(row)));
+        true
     }
 
     pub(crate) fn delete(&mut self, w: &mut Writer, delete: &Delete) -> Outcome {
-        // With a guard the range is one key; a key that is absent already is deleted, whatever the guard.
-        let row = self.rows.get(&delete.range.start);
-        if row.is_some_and(|row| !delete.guard.holds(Some(row))) {
+        if self.delete_unmet(delete).is_some() {
             return Outcome::GuardFailed {
                 revision: self.revision,
             };
         }
-        let keys: Vec<_> = self
-            .rows
-            .range(delete.range.bounds())
-            .map(|(key, _)| key.clone())
-            .collect();
-        let count = self.remove_all(w, &keys);
+        let count = self.remove_range(w, &mut Stroke::default(), &delete.range);
         Outcome::Deleted {
             count,
             revision: self.revision,
         }
     }
 
-    /// Deletes keys in one revision; those that are not there don't count.
-    pub(crate) fn remove_all(&mut self, w: &mut Writer, keys: &[Key]) -> u64 {
+    /// What keeps a deletion from being done. With a guard the range is one key; a key that is absent already is deleted,
+    /// whatever the guard.
+    pub(super) fn delete_unmet(&self, delete: &Delete) -> Option<Unmet> {
+        let row = self.rows.get(&delete.range.start)?;
+        (!delete.guard.holds(Some(row))).then_some(Unmet::Changed {
+            modify_index: row.modify_index,
+            mod_revision: row.mod_revision,
+        })
+    }
+
+    pub(super) fn remove_range(&mut self, w: &mut Writer, stroke: &mut Stroke, range: &KeyRange) -> u64 {
+        let keys: Vec<_> = self
+            .rows
+            .range(range.bounds())
+            .map(|(key, _)| key.clone())
+            .collect();
+        self.remove_all(w, stroke, &keys)
+    }
+
+    /// Deletes keys; those that are not there don't count.
+    fn remove_all(&mut self, w: &mut Writer, stroke: &mut Stroke, keys: &[Key]) -> u64 {
         let mut count = 0;
         for key in keys {
             let Some(row) = self.rows.get(key).cloned() else {
                 continue;
             };
-            if count == 0 {
-                self.revision = self.revision.next();
-            }
-            self.write(w, count, key, Some(row), None);
+            self.revise(stroke);
+            self.write(w, stroke, key, Some(row), None);
             count += 1;
         }
-        u64::from(count)
+        count
     }
 
-    /// Makes one change of the present revision, its `sub`-th.
+    /// A lease is over: the keys that go with it are deleted, and its locks given back, in one revision; with `delete` the
+    /// keys that it locked are deleted as well. How many are deleted, and the keys whose locks it held.
+    pub(crate) fn end_lease(&mut self, w: &mut Writer, lease: LeaseId, delete: bool) -> (u64, Vec<Key>) {
+        let mut stroke = Stroke::default();
+        let locked: Vec<_> = self.locked_by(lease).cloned().collect();
+        let attached: Vec<_> = self.of_lease(lease).cloned().collect();
+        let mut deleted = self.remove_all(w, &mut stroke, &attached);
+        if delete {
+            deleted += self.remove_all(w, &mut stroke, &locked);
+        }
+        for key in &locked {
+            let Some(row) = self.rows.get(key) else { continue };
+            let fresh = Fresh {
+                value: row.value.clone(),
+                flags: row.flags,
+                lease: row.lease,
+                lock: None,
+            };
+            self.store(w, &mut stroke, key, fresh, Repeat::Skip);
+        }
+        (deleted, locked)
+    }
+
+    /// The revision of a stroke's changes.
+    fn revise(&mut self, stroke: &Stroke) -> Revision {
+        if stroke.0 == 0 {
+            self.revision = self.revision.next();
+        }
+        self.revision
+    }
+
+    /// Makes one change of the present revision.
     fn write(
         &mut self,
         w: &mut Writer,
-        sub: u32,
+        stroke: &mut Stroke,
         key: &Key,
         before: Option<Arc<KvRow>>,
         after: Option<Arc<KvRow>>,
@@ -335,7 +451,9 @@ impl Kv {
             self.history
                 .put((key.clone(), row.mod_revision), Version(Some(row.clone())));
         }
-        self.revisions.insert((self.revision, sub), key.clone());
+        self.revisions.insert((self.revision, stroke.0), key.clone());
+        stroke.0 += 1;
+        self.note_lock(w, key, before.as_deref(), after.as_deref());
         if let Some(lease) = before.as_ref().and_then(|row| row.lease) {
             self.by_lease.remove(&(lease, key.clone()));
         }
@@ -348,6 +466,21 @@ impl Kv {
             self.graves.bury(key.clone(), w.index);
         }
         w.emit(Change::Key(key.clone(), Delta { before, after }));
+    }
+
+    /// Keeps fencing numbers with the locks that they are of.
+    fn note_lock(&mut self, w: &Writer, key: &Key, before: Option<&KvRow>, after: Option<&KvRow>) {
+        let (held, holds) = (before.and_then(|row| row.lock), after.and_then(|row| row.lock));
+        if held == holds {
+            return;
+        }
+        if let Some(lease) = held {
+            self.by_lock.remove(&(lease, key.clone()));
+        }
+        match holds {
+            Some(_) => self.fences.put(key.clone(), w.index),
+            None => self.fences.remove(key),
+        };
     }
 
     pub(crate) fn compact(&mut self, at: Revision) -> Result<Outcome, Rejection> {
@@ -405,13 +538,30 @@ impl Kv {
         if let Some(lease) = row.lease {
             self.by_lease.insert((lease, key.clone()), ());
         }
+        if let Some(lease) = row.lock {
+            self.by_lock.insert((lease, key.clone()), ());
+        }
         self.rows.put(key, row);
     }
 }
 
+/// The keys of a lease in an index by lease.
+fn of(index: &Tree<(LeaseId, Key), ()>, lease: LeaseId) -> impl Iterator<Item = &Key> {
+    index
+        .range((lease, Bytes::new())..)
+        .take_while(move |((of, _), ())| *of == lease)
+        .map(|((_, key), ())| key)
+}
+
+fn count_of(index: &Tree<(LeaseId, Key), ()>, lease: LeaseId) -> usize {
+    let after = lease.0.checked_add(1).map(|id| (LeaseId(id), Bytes::new()));
+    let end = after.map_or(Bound::Unbounded, Bound::Excluded);
+    index.count((Bound::Included((lease, Bytes::new())), end))
+}
+
 impl Guard {
     /// Whether the row that is there, or that there is none, is what the guard asks for.
-    fn holds(self, row: Option<&KvRow>) -> bool {
+    pub(super) fn holds(self, row: Option<&KvRow>) -> bool {
         match self {
             Self::Always => true,
             Self::Absent => row.is_none(),

@@ -113,6 +113,7 @@ impl State {
         for key in &instances {
             self.remove_instance(w, key);
         }
+        self.doom_leases_of_node(w, node);
         self.catalog.remove_node(w, node)
     }
 
@@ -148,6 +149,7 @@ impl State {
         }
         let service = self.service_of(&check);
         self.health.write(w, key, service, None);
+        self.doom_leases_of_check(w, key);
         true
     }
 }

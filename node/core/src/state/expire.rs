@@ -43,6 +43,9 @@ impl State {
                 self.remove_check(w, &check);
             }
             DeadlineKey::Session(id) => self.sessions.close(id, at),
+            // From now on the lock may be taken: nothing else changes.
+            DeadlineKey::LockDelay(_) => {}
+            DeadlineKey::Orphans(node) => self.end_orphans(w, &node),
         }
     }
 

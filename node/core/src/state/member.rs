@@ -110,6 +110,7 @@ impl State {
             },
         ));
         self.tell_carriers(w, &member.name)?;
+        self.note_orphans(w, &member.name, status);
         Ok(true)
     }
 

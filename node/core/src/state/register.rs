@@ -192,6 +192,9 @@ impl State {
             let left = self.service_of(&before);
             self.health.write(w, &key, left, None);
         }
+        if check.status == Status::Critical {
+            self.doom_leases_of_check(w, &key);
+        }
         self.health.write(w, &key, service, Some(check));
     }
 

@@ -26,6 +26,8 @@ impl State {
             | Command::Deregister(_)
             | Command::LeaseGrant(_)
             | Command::LeaseRevoke(_)
+            | Command::LeaseOpen(_)
+            | Command::Txn(_)
             | Command::Renew(_)
             | Command::Pulse
             | Command::OpenSession
@@ -88,11 +90,14 @@ impl State {
         let w = Writer::new(self.index, self.time, WallTime::default());
         match renewal {
             Renewal::Lease(id) => {
-                let Some(ttl) = self.leases.get(*id).map(|lease| lease.ttl) else {
+                let Some(lease) = self.leases.get(*id).filter(|_| !self.leases.is_doomed(*id)) else {
                     return Renewed::NotARenewal;
                 };
-                self.deadlines.set(DeadlineKey::Lease(*id), w.time.after(ttl));
-                Renewed::Until(Some(ttl))
+                let ttl = lease.lives();
+                if let Some(ttl) = ttl {
+                    self.deadlines.set(DeadlineKey::Lease(*id), w.time.after(ttl));
+                }
+                Renewed::Until(ttl)
             }
             Renewal::Instance { instance, content } => self.renew_instance(&w, instance, *content),
             Renewal::Check { check, content } => self.renew_check(&w, check, *content),

@@ -18,7 +18,7 @@ use crate::{
     health::Check,
     id::{CheckKey, Index, InstanceKey, Key, LeaseId, NodeName, Revision, SessionId},
     kv::{KvRow, Version},
-    lease::Lease,
+    lease::{Lease, Terms},
     member::Liveness,
     outcome::Applied,
     time::Time,
@@ -60,6 +60,8 @@ enum Kind {
     Events,
     SessionOutcomes,
     Liveness,
+    LeaseTerms,
+    Fences,
 }
 
 fn row<K: Serialize, V: Serialize>(kind: Kind) -> impl Fn((&K, &V)) -> Vec<u8> {
@@ -72,12 +74,13 @@ impl State {
     /// The change log is not in it: its events repeat what rows were, and rows are hashed as they change.
     pub fn digest(&self) -> u128 {
         let tables = [
-            self.kv.rows.digest(),
+            // A state without locks has the digest that it had before there were any.
+            self.kv.rows.digest().wrapping_add(self.kv.fences.digest()),
             self.kv.history.digest(),
             self.catalog.nodes.digest(),
             self.catalog.instances.digest(),
             self.health.checks.digest(),
-            self.leases.rows.digest(),
+            self.leases.digest(),
             self.heartbeats.digest(),
             self.deadlines.rows.digest(),
             self.sessions.digest(),
@@ -96,7 +99,7 @@ impl State {
             + self.catalog.nodes.bytes()
             + self.catalog.instances.bytes()
             + self.health.checks.bytes()
-            + self.leases.rows.bytes()
+            + self.leases.bytes()
             + self.heartbeats.bytes()
             + self.deadlines.rows.bytes()
             + self.sessions.bytes()
@@ -142,6 +145,8 @@ impl State {
             .chain(self.touched.gone.by_key.iter().map(row(Kind::TopicGraves)))
             .chain(self.changes.events.iter().map(row(Kind::Events)))
             .chain(self.liveness.iter().map(row(Kind::Liveness)))
+            .chain(self.leases.terms.iter().map(row(Kind::LeaseTerms)))
+            .chain(self.kv.fences.iter().map(row(Kind::Fences)))
     }
 
     /// Puts back a row that [`State::rows`] gave. Checks come after the instances that they judge.
@@ -230,6 +235,14 @@ impl State {
             Kind::Liveness => {
                 let (key, value): (NodeName, Liveness) = pair(body)?;
                 self.liveness.put(key, value);
+            }
+            Kind::LeaseTerms => {
+                let (key, value): (LeaseId, Arc<Terms>) = pair(body)?;
+                self.leases.load_terms(key, value);
+            }
+            Kind::Fences => {
+                let (key, value): (Key, Index) = pair(body)?;
+                self.kv.fences.put(key, value);
             }
         }
         Ok(())

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use spine_core::{
-    AllChecks, AllEndpoints, Answer, CaRoots, Check, CheckId, CheckKey, CheckView, CountKeys, Endpoint,
-    Event, FindInstance, GetKey, Index, Instance, InstanceHealth, InstanceId, InstanceKey, Interest, Key,
-    KeyNames, KeyRange, KvRow, ListKeys, Members, Node, NodeChecks, NodeName, NodeServices, Nodes, OneCheck,
-    Page, Query, ServiceChecks, ServiceHealth, ServiceName, Services, State, Status, codec,
+    AllChecks, AllEndpoints, AllLeases, Answer, CaRoots, Check, CheckId, CheckKey, CheckView, CountKeys,
+    Endpoint, Event, FindInstance, GetKey, Index, Instance, InstanceHealth, InstanceId, InstanceKey,
+    Interest, Key, KeyNames, KeyRange, KvRow, LeaseId, LeaseView, ListKeys, Members, Node, NodeChecks,
+    NodeName, NodeServices, Nodes, OneCheck, OneLease, Page, Query, ServiceChecks, ServiceHealth,
+    ServiceName, Services, State, Status, codec,
 };
 
 use super::steps;
@@ -103,6 +104,19 @@ impl Asked<'_> {
         self.ask("members", &Members, |all| -> Vec<_> {
             all.into_iter().map(|view| (view.member, view.liveness)).collect()
         });
+        let lease = |view: LeaseView| (view.id, view.ttl, view.terms, view.create_index);
+        for node in [None, Some("n1"), Some("s1")] {
+            let query = AllLeases {
+                node: node.map(|name| NodeName::parse(name).expect("a name")),
+                ..AllLeases::default()
+            };
+            self.ask("leases", &query, |all| {
+                all.into_iter().map(lease).collect::<Vec<_>>()
+            });
+        }
+        for id in [1, 2] {
+            self.ask("lease", &OneLease(LeaseId(id)), |found| found.map(lease));
+        }
         self.ask("roots", &CaRoots, |roots| -> Vec<_> {
             roots
                 .into_iter()

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use spine_core::{
     Applied, Assignment, Author, CheckKey, CheckKind, CheckUpdate, Command, Entry, Guard, Index, InstanceKey,
     KeyRange, MemberStatus, Register, Renewal, RenewalRequest, Request, RequestId, Revision, Rights,
-    SessionId, State, Time, UpdateSource, WallTime, codec,
+    SessionId, State, Time, TxnOp, UpdateSource, WallTime, codec,
     snapshot::{self, Header, Restore},
 };
 use steps::{Ask, Step, What};
@@ -122,6 +122,15 @@ fn resolved(model: &Model, command: &Command) -> Command {
                 *assignment = now.unwrap_or_else(|| assignment.clone());
             }
         }
+        Command::Txn(txn) => {
+            for op in txn.then.iter_mut().chain(&mut txn.otherwise) {
+                match op {
+                    TxnOp::Put(put) => guard(&mut put.guard, &put.key),
+                    TxnOp::Delete(delete) => guard(&mut delete.guard, &delete.range.start),
+                    TxnOp::Read(_) | TxnOp::Lock(_) | TxnOp::Unlock(_) | TxnOp::Check(_) => {}
+                }
+            }
+        }
         _ => {}
     }
     command
@@ -226,13 +235,27 @@ fn compare(state: &State, model: &Model) {
     let leases: Vec<_> = state
         .leases()
         .iter()
-        .map(|(id, lease)| (id, lease.ttl.0, state.lease_deadline(id)))
+        .map(|(id, lease)| {
+            (
+                id,
+                lease.ttl.0,
+                state.lease_deadline(id),
+                state.leases().terms(id).cloned(),
+            )
+        })
         .collect();
     let naive = model.leases.iter();
     let naive: Vec<_> = naive
-        .map(|(id, lease)| (*id, lease.ttl, Some(Time(lease.ends))))
+        .map(|(id, lease)| {
+            let ttl = lease.ttl.unwrap_or_default();
+            (*id, ttl, lease.ends.map(Time), lease.terms.clone())
+        })
         .collect();
     assert_eq!(leases, naive);
+    assert_eq!(state.kv().locks(), model.keys.fences.len());
+    for (key, fence) in &model.keys.fences {
+        assert_eq!(state.kv().fence(key), Some(*fence));
+    }
 
     let servers: Vec<_> = state.members().map(|member| (&member.name, member.id)).collect();
     let naive: Vec<_> = model
@@ -314,6 +337,8 @@ fn history(state: &State, model: &Model, range: &KeyRange) {
                     created: (row.create_index, row.create_revision),
                     modified: (row.modify_index, row.mod_revision),
                     version: row.version,
+                    lock: row.lock,
+                    taken: row.lock_index,
                 };
                 (key, row)
             })

@@ -4,19 +4,22 @@
 mod catalog;
 mod health;
 mod keys;
+mod leases;
 mod members;
+mod txn;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use spine_core::{
-    Command, Index, LeaseGrant, LeaseId, NodeName, Outcome, Renewal, Renewed, Request, RequestId, SessionId,
-    Time, Ttl,
+    Command, Index, Key, LeaseId, NodeName, Outcome, Renewal, Renewed, Request, RequestId, SessionId, Time,
+    Ttl,
 };
 
 pub(crate) use self::{
     catalog::{Instance, Node, Place, check, service},
     health::Check,
     keys::{Keys, Row},
+    leases::Lease,
     members::Server,
 };
 
@@ -25,7 +28,6 @@ pub(crate) type Told = Result<Outcome, &'static str>;
 
 const YEAR: u64 = 365 * 24 * 3_600_000;
 const SESSION_IDLE: u64 = 3_600_000;
-const LEASE_MIN: u64 = 2_000;
 
 /// All that there is.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +36,10 @@ pub(crate) struct Model {
     pub(crate) now: u64,
     pub(crate) keys: Keys,
     pub(crate) leases: BTreeMap<LeaseId, Lease>,
+    /// Until when nobody may take a lock.
+    pub(crate) delays: BTreeMap<Key, u64>,
+    /// When the leases on a lost server's node end that nobody renews.
+    pub(crate) orphans: BTreeMap<NodeName, u64>,
     pub(crate) nodes: BTreeMap<NodeName, Node>,
     pub(crate) instances: BTreeMap<Place, Instance>,
     pub(crate) checks: BTreeMap<Place, Check>,
@@ -45,12 +51,6 @@ pub(crate) struct Model {
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     /// Every session that was ever opened.
     pub(crate) opened: Vec<SessionId>,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Lease {
-    pub(crate) ttl: u64,
-    pub(crate) ends: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +69,8 @@ enum Due {
     Heartbeat(String, String),
     Implicit(String, String),
     Session(SessionId),
+    LockDelay(Key),
+    Orphans(NodeName),
 }
 
 impl Model {
@@ -113,10 +115,12 @@ impl Model {
         match command {
             Command::Put(put) => match put.lease {
                 _ if put.key.is_empty() => Err("invalid"),
-                Some(lease) if !self.leases.contains_key(&lease) => Err("unknown_lease"),
+                Some(lease) if !self.holds(lease) => Err("unknown_lease"),
                 _ => Ok(self.keys.put(Index(self.index), put)),
             },
-            Command::Delete(delete) => self.keys.delete(delete),
+            Command::Txn(txn) => self.txn(txn),
+            Command::LeaseOpen(open) => self.open(open),
+            Command::Delete(delete) => self.keys.delete(Index(self.index), delete),
             Command::Compact(at) => self.keys.compact(at.0),
             Command::Register(register) => self
                 .register(register)
@@ -151,25 +155,6 @@ impl Model {
         }
     }
 
-    fn grant(&mut self, LeaseGrant { id, ttl }: LeaseGrant) -> Told {
-        if !is_ttl(ttl) {
-            return Err("invalid");
-        }
-        if self.leases.contains_key(&id) {
-            return Err("lease_exists");
-        }
-        let ttl = ttl.0.max(LEASE_MIN);
-        let ends = self.now + ttl;
-        self.leases.insert(id, Lease { ttl, ends });
-        Ok(Outcome::LeaseGranted { id, ttl: Ttl(ttl) })
-    }
-
-    fn revoke(&mut self, id: LeaseId) -> Told {
-        self.leases.remove(&id).ok_or("unknown_lease")?;
-        let keys = self.keys.delete_where(|_, row| row.lease == Some(id));
-        Ok(Outcome::LeaseRevoked { keys })
-    }
-
     fn renew(&mut self, renewal: &Renewal) -> Renewed {
         let until = match renewal {
             Renewal::Lease(id) => self.keep_alive(*id),
@@ -179,12 +164,6 @@ impl Model {
         until.map_or_else(std::convert::identity, |until| {
             Renewed::Until(until.map(|until| Ttl(until.saturating_sub(self.now))))
         })
-    }
-
-    fn keep_alive(&mut self, id: LeaseId) -> Result<Option<u64>, Renewed> {
-        let lease = self.leases.get_mut(&id).ok_or(Renewed::NotARenewal)?;
-        lease.ends = self.now + lease.ttl;
-        Ok(Some(lease.ends))
     }
 
     /// Ends what is due, the earliest first.
@@ -214,6 +193,10 @@ impl Model {
             Due::Session(id) => {
                 self.sessions.remove(&id);
             }
+            Due::LockDelay(key) => {
+                self.delays.remove(&key);
+            }
+            Due::Orphans(node) => self.end_orphans(&node),
         }
     }
 
@@ -224,7 +207,18 @@ impl Model {
 
     fn deadlines(&self) -> BTreeSet<(u64, Due)> {
         let mut all: BTreeSet<_> = BTreeSet::new();
-        all.extend(self.leases.iter().map(|(id, row)| (row.ends, Due::Lease(*id))));
+        let ends = |(id, row): (&LeaseId, &Lease)| Some((row.ends?, Due::Lease(*id)));
+        all.extend(self.leases.iter().filter_map(ends));
+        all.extend(
+            self.delays
+                .iter()
+                .map(|(key, at)| (*at, Due::LockDelay(key.clone()))),
+        );
+        all.extend(
+            self.orphans
+                .iter()
+                .map(|(node, at)| (*at, Due::Orphans(node.clone()))),
+        );
         all.extend(
             self.sessions
                 .iter()

@@ -2,10 +2,11 @@
 
 use proptest::{prelude::*, sample::select};
 use spine_core::{
-    Assignment, CaRoot, CheckDefinition, CheckId, CheckKind, CheckUpdate, Command, Delete, Deregister,
-    ExistingChecks, Guard, Index, InstanceId, Key, KeyRange, LeaseGrant, LeaseId, Member, MemberReport,
-    MemberStatus, NodeDefinition, NodeName, Pace, Put, Register, Repeat, Revision, Scope, Status, Target,
-    TcpProbe, Ttl, UpdateSource, WallTime,
+    Assignment, CaRoot, CheckDefinition, CheckId, CheckKind, CheckUpdate, Command, Compare, Delete,
+    Deregister, ExistingChecks, Guard, Index, InstanceId, Key, KeyRange, LeaseEnd, LeaseGrant, LeaseId,
+    LeaseOpen, LeaseTerms, Locking, Member, MemberReport, MemberStatus, NodeDefinition, NodeName, Operand,
+    Pace, Put, ReadKeys, Register, Relation, Repeat, Revision, Scope, Status, Target, TcpProbe, Ttl, Txn,
+    TxnOp, UpdateSource, WallTime,
 };
 
 use super::naive;
@@ -48,7 +49,7 @@ pub(crate) enum What {
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let advance = prop_oneof![
         6 => Just(0), 6 => 1..3_000_u64, 4 => Just(2_000), 4 => Just(5_000), 2 => 1..12_000_u64,
-        1 => Just(3_600_000),
+        1 => Just(60_000), 1 => Just(3_600_000),
     ];
     let entry = (advance, prop::collection::vec(ask(), 1..4));
     let step = prop_oneof![
@@ -79,7 +80,9 @@ fn command() -> impl Strategy<Value = Command> {
         3 => deregister(),
         5 => check_update(),
         2 => (lease(), ttl()).prop_map(|(id, ttl)| Command::LeaseGrant(LeaseGrant { id, ttl })),
+        2 => lease_open(),
         1 => lease().prop_map(Command::LeaseRevoke),
+        6 => txn(),
         5 => Just(Command::Pulse),
         1 => Just(Command::OpenSession),
         2 => member_up(),
@@ -144,6 +147,111 @@ fn delete() -> impl Strategy<Value = Command> {
 
 fn lease() -> impl Strategy<Value = LeaseId> {
     select(&LEASES[..]).prop_map(LeaseId)
+}
+
+fn lease_open() -> impl Strategy<Value = Command> {
+    let checks = || {
+        prop::collection::vec(
+            prop_oneof![3 => check_id(), 2 => Just("serfHealth").prop_map(parsed)],
+            0..2,
+        )
+    };
+    let terms = (
+        prop::option::weighted(0.8, node()),
+        checks(),
+        checks(),
+        select(vec![LeaseEnd::Release, LeaseEnd::Delete]),
+        select(vec![Ttl(0), Ttl(2_000), Ttl::seconds(61)]),
+    );
+    let terms = terms.prop_map(
+        |(node, node_checks, service_checks, end, lock_delay)| LeaseTerms {
+            name: "".into(),
+            node,
+            node_checks,
+            service_checks,
+            end,
+            lock_delay,
+        },
+    );
+    (lease(), prop::option::weighted(0.5, ttl()), terms)
+        .prop_map(|(id, ttl, terms)| Command::LeaseOpen(Box::new(LeaseOpen { id, ttl, terms })))
+}
+
+fn parsed(id: &str) -> CheckId {
+    CheckId::parse(id).expect("an id")
+}
+
+fn txn() -> impl Strategy<Value = Command> {
+    let ops = || prop::collection::vec(txn_op(), 0..4);
+    let when = prop::collection::vec(compare(), 0..3);
+    (when, ops(), ops()).prop_map(|(when, then, otherwise)| {
+        Command::Txn(Txn {
+            when,
+            then,
+            otherwise,
+        })
+    })
+}
+
+fn txn_op() -> impl Strategy<Value = TxnOp> {
+    let read = (range(), prop::option::of(0..2_u32), any::<bool>()).prop_map(|(range, limit, required)| {
+        TxnOp::Read(ReadKeys {
+            range,
+            revision: None,
+            limit,
+            required,
+        })
+    });
+    let put = put().prop_map(|command| match command {
+        Command::Put(put) => TxnOp::Put(put),
+        other => unreachable!("{other:?}"),
+    });
+    let delete = delete().prop_map(|command| match command {
+        Command::Delete(delete) => TxnOp::Delete(delete),
+        other => unreachable!("{other:?}"),
+    });
+    prop_oneof![
+        2 => read,
+        3 => put,
+        1 => delete,
+        4 => locking().prop_map(TxnOp::Lock),
+        2 => locking().prop_map(TxnOp::Unlock),
+        1 => compare().prop_map(TxnOp::Check),
+    ]
+}
+
+fn locking() -> impl Strategy<Value = Locking> {
+    let content = select(&["1", "2"][..]).prop_map(|value| (value.into(), 0));
+    (key(), lease(), prop::option::of(content)).prop_map(|(key, lease, content)| Locking {
+        key,
+        lease,
+        content,
+    })
+}
+
+fn compare() -> impl Strategy<Value = Compare> {
+    let relation = select(vec![
+        Relation::Equal,
+        Relation::Equal,
+        Relation::NotEqual,
+        Relation::Greater,
+        Relation::Less,
+    ]);
+    let operand = prop_oneof![
+        select(&["1", "2"][..]).prop_map(|value| Operand::Value(value.into())),
+        (0..3_u64).prop_map(Operand::Version),
+        (0..5_u64).prop_map(|at| Operand::CreateRevision(Revision(at))),
+        (0..5_u64).prop_map(|at| Operand::ModRevision(Revision(at))),
+        (0..9_u64).prop_map(|at| Operand::CreateIndex(Index(at))),
+        (0..9_u64).prop_map(|at| Operand::ModifyIndex(Index(at))),
+        prop::option::of(lease()).prop_map(Operand::Lease),
+        prop::option::of(lease()).prop_map(Operand::Lock),
+    ];
+    (range(), relation, operand).prop_map(|(range, relation, operand)| Compare {
+        range,
+        relation,
+        operand,
+    })
 }
 
 fn ttl() -> impl Strategy<Value = Ttl> {

@@ -2,6 +2,7 @@
 
 mod parse;
 mod show;
+mod txn;
 
 use std::{
     error::Error,
@@ -11,10 +12,10 @@ use std::{
 
 use goldenscript::{ArgumentConsumer, Context, Runner};
 use spine_core::{
-    AllChecks, AllEndpoints, Author, CaRoots, Command, CountKeys, Entry, FindInstance, GetKey, Index,
-    InstanceHealth, KeyNames, LeaseId, ListKeys, ListKeysAt, Members, NodeChecks, NodeServices, Nodes,
-    OneCheck, Query, RenewalRequest, Request, Revision, Rights, ServiceChecks, ServiceHealth, Services,
-    State, Status, Time, WallTime, codec,
+    AllChecks, AllEndpoints, AllLeases, Author, CaRoots, Command, CountKeys, Entry, FindInstance, GetKey,
+    Index, InstanceHealth, KeyNames, LeaseId, ListKeys, ListKeysAt, Members, NodeChecks, NodeServices, Nodes,
+    OneCheck, OneLease, Query, ReadTxn, RenewalRequest, Request, Revision, Rights, ServiceChecks,
+    ServiceHealth, Services, State, Status, Time, WallTime, codec,
     snapshot::{self, Header, Restore},
 };
 
@@ -271,12 +272,36 @@ impl Script {
             "lease" => {
                 let id = LeaseId(pos(args)?.parse()?);
                 let keys: Vec<_> = state.kv().of_lease(id).cloned().collect();
+                let locks: Vec<_> = state.kv().locked_by(id).cloned().collect();
+                let locks = if locks.is_empty() {
+                    String::new()
+                } else {
+                    format!(" locks {}", show::keys(&locks))
+                };
                 format!(
-                    "until {:?} keys {}",
+                    "until {:?} keys {}{locks}",
                     state.lease_deadline(id).map(|time| time.0),
                     show::keys(&keys)
                 )
             }
+            "terms" => {
+                let answer = OneLease(LeaseId(pos(args)?.parse()?)).ask(state);
+                show::answer(&answer, |found| found.as_ref().map_or("none".into(), show::lease))
+            }
+            "leases" => {
+                let query = AllLeases {
+                    node: args
+                        .take_key("node")
+                        .map(spine_core::NodeName::parse)
+                        .transpose()?,
+                    after: args.take_key("after").map(str::parse).transpose()?.map(LeaseId),
+                    limit,
+                };
+                show::answer(&query.ask(state), |all| show::lines(all, show::lease))
+            }
+            "read" => show::answer(&ReadTxn(txn::txn(args)?).ask(state), |outcome| {
+                outcome.as_ref().map_or_else(ToString::to_string, show::outcome)
+            }),
             _ => return Ok(None),
         }))
     }

@@ -6,10 +6,10 @@ use goldenscript::{ArgumentConsumer, Context, Runner};
 use serde::de::DeserializeOwned;
 use spine_core::{
     Author, CaRoot, CheckDefinition, CheckKey, CheckKind, CheckUpdate, Command, Delete, Deregister,
-    ExistingChecks, GrpcProbe, Guard, HttpProbe, Index, InstanceKey, KeyRange, LeaseGrant, LeaseId, Member,
-    MemberReport, MemberStatus, NodeDefinition, NodeName, Pace, Put, Register, Renewal, RenewalRequest,
-    Repeat, Request, RequestId, Revision, Rights, Scope, Service, ServiceName, SessionId, Status, Target,
-    TcpProbe, Thresholds, Ttl, UpdateSource, WallTime, Weights, codec,
+    ExistingChecks, GrpcProbe, Guard, HttpProbe, Index, InstanceKey, KeyRange, LeaseEnd, LeaseGrant, LeaseId,
+    LeaseOpen, LeaseTerms, Member, MemberReport, MemberStatus, NodeDefinition, NodeName, Pace, Put, Register,
+    Renewal, RenewalRequest, Repeat, Request, RequestId, Revision, Rights, Scope, Service, ServiceName,
+    SessionId, Status, Target, TcpProbe, Thresholds, Ttl, UpdateSource, WallTime, Weights, codec,
 };
 
 /// Takes commands without applying them: those of one entry.
@@ -85,6 +85,8 @@ pub(crate) fn command(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Com
             id: LeaseId(pos(args)?.parse()?),
             ttl: ttl(pos(args)?)?,
         }),
+        "lease_open" => Command::LeaseOpen(Box::new(lease_open(args)?)),
+        "txn" => Command::Txn(super::txn::txn(args)?),
         "lease_revoke" => Command::LeaseRevoke(LeaseId(pos(args)?.parse()?)),
         "renew" => {
             let mut renewals = Vec::new();
@@ -129,6 +131,30 @@ fn root(args: &mut ArgumentConsumer<'_>) -> Result<CaRoot, Box<dyn Error>> {
         not_before: WallTime(0),
         not_after: WallTime(1),
         sealed_key: None,
+    })
+}
+
+/// `ID [ttl=D] [name=N] [node=N] [check=C] [service-check=C] [end=delete] [delay=D]`
+fn lease_open(args: &mut ArgumentConsumer<'_>) -> Result<LeaseOpen, Box<dyn Error>> {
+    let ids = |text: Option<&str>| {
+        let words = text.into_iter().flat_map(|text| text.split(','));
+        words.map(unparsed).collect()
+    };
+    Ok(LeaseOpen {
+        id: LeaseId(pos(args)?.parse()?),
+        ttl: args.take_key("ttl").map(ttl).transpose()?,
+        terms: LeaseTerms {
+            name: filled(args.take_key("name").unwrap_or_default()).into(),
+            node: args.take_key("node").map(unparsed),
+            node_checks: ids(args.take_key("check")),
+            service_checks: ids(args.take_key("service-check")),
+            end: if args.take_key("end") == Some("delete") {
+                LeaseEnd::Delete
+            } else {
+                LeaseEnd::Release
+            },
+            lock_delay: args.take_key("delay").map(ttl).transpose()?.unwrap_or_default(),
+        },
     })
 }
 

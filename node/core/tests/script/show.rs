@@ -6,8 +6,8 @@ use std::{
 };
 
 use spine_core::{
-    Answer, Applied, Change, Check, CheckView, Delta, Endpoint, Event, Instance, Key, KvRow, Liveness,
-    MemberView, Node, NodeWithInstances, Outcome, Page, ServiceName, Topic,
+    Answer, Applied, Change, Check, CheckView, Delta, Endpoint, Event, Instance, Key, KvRow, LeaseView,
+    Liveness, MemberView, Node, NodeWithInstances, Outcome, Page, ServiceName, Topic,
 };
 
 pub(crate) fn applied(applied: &Applied) -> String {
@@ -21,8 +21,9 @@ pub(crate) fn applied(applied: &Applied) -> String {
     }
 }
 
-fn outcome(outcome: &Outcome) -> String {
+pub(crate) fn outcome(outcome: &Outcome) -> String {
     match outcome {
+        Outcome::Txn { .. } | Outcome::TxnUnmet { .. } => super::txn::outcome(outcome),
         Outcome::Put { revision, written } => {
             format!(
                 "put revision={revision}{}",
@@ -119,7 +120,7 @@ pub(crate) fn row(row: &Option<Arc<KvRow>>) -> String {
     row.as_deref().map_or("none".into(), kv)
 }
 
-fn kv(row: &KvRow) -> String {
+pub(crate) fn kv(row: &KvRow) -> String {
     let lease = row
         .lease
         .map(|lease| format!(" lease={lease}"))
@@ -129,8 +130,13 @@ fn kv(row: &KvRow) -> String {
     } else {
         format!(" flags={}", row.flags)
     };
+    let lock = match (row.lock, row.lock_index) {
+        (None, 0) => String::new(),
+        (None, times) => format!(" unlocked#{times}"),
+        (Some(lease), times) => format!(" locked={lease}#{times}"),
+    };
     format!(
-        "{} created={}@{} modified={}@{} version={}{flags}{lease}",
+        "{} created={}@{} modified={}@{} version={}{flags}{lease}{lock}",
         value(row),
         row.create_index,
         row.create_revision,
@@ -138,6 +144,17 @@ fn kv(row: &KvRow) -> String {
         row.mod_revision,
         row.version
     )
+}
+
+pub(crate) fn lease(lease: &LeaseView) -> String {
+    let ttl = lease.ttl.map_or("no TTL".into(), |ttl| ttl.to_string());
+    let terms = lease.terms.as_ref().map_or(String::new(), |terms| {
+        format!(
+            " {:?} node={:?} checks={:?} {:?} {:?} delay={}",
+            terms.name, terms.node, terms.node_checks, terms.service_checks, terms.end, terms.lock_delay
+        )
+    });
+    format!("{} {ttl}{terms} created={}", lease.id, lease.create_index)
 }
 
 pub(crate) fn page(page: &Page) -> String {
@@ -244,7 +261,7 @@ pub(crate) fn lines<T>(rows: &[T], show: impl Fn(&T) -> String) -> String {
     rows.iter().map(show).collect::<Vec<_>>().join("\n")
 }
 
-fn text(key: &Key) -> String {
+pub(crate) fn text(key: &Key) -> String {
     String::from_utf8_lossy(key).escape_debug().to_string()
 }
 

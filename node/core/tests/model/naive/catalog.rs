@@ -267,6 +267,7 @@ impl Model {
         for key in &instances {
             self.remove_instance(key);
         }
+        self.doom_of_node(node);
         self.nodes.remove(node).is_some()
     }
 

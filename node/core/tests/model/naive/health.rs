@@ -79,6 +79,7 @@ impl Model {
         if let Some(id) = row.definition.service {
             self.disturb(&(key.0.clone(), id.to_string()));
         }
+        self.doom_of_check(key);
         true
     }
 
@@ -144,6 +145,9 @@ impl Model {
     pub(super) fn store(&mut self, key: Place, mut row: Check) {
         row.modified = Index(self.index);
         row.arm(self.now);
+        if row.status == Status::Critical {
+            self.doom_of_check(&key);
+        }
         self.checks.insert(key, row);
     }
 

@@ -85,6 +85,7 @@ impl Model {
                 self.say_of_node(&other, Status::Passing, "Agent alive and reachable");
             }
         }
+        self.note_orphans(name, failed);
         true
     }
 
