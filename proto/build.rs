@@ -9,6 +9,8 @@ const NATIVE: &[&str] = &[
     "spine/v1/common.proto",
     "spine/v1/health.proto",
     "spine/v1/kv.proto",
+    "spine/v1/lease.proto",
+    "spine/v1/lock.proto",
     "spine/v1/members.proto",
     "spine/v1/watch.proto",
 ];

@@ -3,6 +3,7 @@
 //! nodes or one value in memory ([`local::Local`], which the tests of dialects use).
 
 pub mod consul;
+mod draw;
 pub mod hub;
 pub mod limits;
 pub mod local;

@@ -30,6 +30,15 @@ pub const WAIT_MAX: Duration = Duration::from_mins(10);
 /// Requests parked in blocking queries and watches at once, all dialects together.
 pub const WAITERS_MAX: usize = 100_000;
 
+/// The longest that a request waits for a lock or an election; a longer wait is cut.
+pub const LOCK_WAIT_MAX: Duration = Duration::from_mins(10);
+/// Bytes of the name of a lock or an election: with a lease's id behind it it is a key.
+pub const LOCK_NAME_BYTES_MAX: usize = 4_000;
+/// Places in the queue of one lock, or keys below its name.
+pub const LOCK_PLACES_MAX: usize = 10_000;
+/// The time between two messages of an observer without news.
+pub const OBSERVE_PROGRESS: Duration = Duration::from_secs(10);
+
 /// Events that one batch of a watch holds at most, but for those of one request, which stay together.
 pub const WATCH_BATCH_EVENTS: usize = 1_000;
 /// Topics of one native watch.

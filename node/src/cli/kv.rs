@@ -133,6 +133,7 @@ impl Kv {
                     flags,
                     guard: guard.map(Into::into),
                     write_unchanged: false,
+                    ..v1::PutRequest::default()
                 };
                 put(&client, streams, format, request).await
             }

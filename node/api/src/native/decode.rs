@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use spine_core::{
     CheckDefinition, CheckId, CheckKind, CheckUpdate, Deregister, ExistingChecks, GrpcProbe, Guard,
-    HttpProbe, Index, InstanceId, KeyRange, NodeDefinition, NodeName, Pace, Register, Rejection, Revision,
-    Scope, Service, ServiceAddress, ServiceName, Status, Target, TcpProbe, Thresholds, Topic, Ttl,
+    HttpProbe, Index, InstanceId, KeyRange, LeaseId, NodeDefinition, NodeName, Pace, Register, Rejection,
+    Revision, Scope, Service, ServiceAddress, ServiceName, Status, Target, TcpProbe, Thresholds, Topic, Ttl,
     UpdateSource, Weights,
 };
 use spine_proto::v1::{
@@ -30,6 +30,22 @@ pub(super) fn node_name(wire: &str) -> Decoded<NodeName> {
 
 pub(super) fn service_name(wire: &str) -> Decoded<ServiceName> {
     Ok(ServiceName::parse(wire)?)
+}
+
+/// A lease's id: 16 bytes in network order.
+pub(super) fn lease(wire: &[u8]) -> Decoded<LeaseId> {
+    match wire.try_into() {
+        Ok(bytes) => Ok(LeaseId(u128::from_be_bytes(bytes))),
+        Err(_) => invalid(format!("a lease ID has 16 bytes, not {}", wire.len())),
+    }
+}
+
+/// The same; no bytes: none.
+pub(super) fn lease_or_none(wire: &[u8]) -> Decoded<Option<LeaseId>> {
+    if wire.is_empty() {
+        return Ok(None);
+    }
+    lease(wire).map(Some)
 }
 
 pub(super) fn key_range(wire: Option<v1::KeyRange>) -> Decoded<KeyRange> {

@@ -11,7 +11,7 @@ use spine_proto::v1::{self, check_definition::Kind, event::Change as WireChange}
 
 use crate::registry::{NodeStatus, Role};
 
-fn lease_id(id: LeaseId) -> Bytes {
+pub(super) fn lease_id(id: LeaseId) -> Bytes {
     Bytes::copy_from_slice(&id.0.to_be_bytes())
 }
 

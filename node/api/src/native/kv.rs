@@ -1,12 +1,16 @@
 //! Keys and values.
 
 use spine_core::{
-    Command, CountKeys, Delete, GetKey, KeyRange, ListKeys, ListKeysAt, Outcome, Page, Put, Repeat, Revision,
+    Command, CountKeys, Delete, GetKey, KeyRange, ListKeys, ListKeysAt, Outcome, Page, Revision,
 };
 use spine_proto::v1::{self, kv_server::Kv};
 use tonic::{Request, Response, Status};
 
-use super::{Door, consistency, decode, encode, misfit, page, reply};
+use super::{
+    Door, consistency, decode, encode, misfit, page, reply,
+    scan::{Pages, scan},
+    txn,
+};
 use crate::registry::{Context, Error};
 
 #[tonic::async_trait]
@@ -40,6 +44,20 @@ impl Kv for Door {
     ) -> Result<Response<v1::DeleteResponse>, Status> {
         let (cx, request) = self.open(request);
         reply(delete(self, &cx, request).await)
+    }
+
+    type ScanStream = Pages;
+
+    async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Pages>, Status> {
+        let (mut cx, request) = self.open(request);
+        cx.consistency = consistency(request.consistency);
+        reply(scan(self, &cx, request).await)
+    }
+
+    async fn txn(&self, request: Request<v1::TxnRequest>) -> Result<Response<v1::TxnResponse>, Status> {
+        let (mut cx, request) = self.open(request);
+        cx.consistency = consistency(request.consistency);
+        reply(txn::txn(self, &cx, request).await)
     }
 }
 
@@ -121,18 +139,7 @@ async fn count(door: &Door, cx: &Context, request: v1::CountRequest) -> Result<v
 }
 
 async fn put(door: &Door, cx: &Context, request: v1::PutRequest) -> Result<v1::PutResponse, Error> {
-    let command = Command::Put(Put {
-        key: request.key,
-        value: request.value,
-        flags: request.flags,
-        lease: None,
-        guard: decode::guard(request.guard)?,
-        repeat: if request.write_unchanged {
-            Repeat::Write
-        } else {
-            Repeat::Skip
-        },
-    });
+    let command = Command::Put(txn::put(request)?);
     let (index, outcome) = door.propose(cx, command).await?;
     let (outcome, revision) = match outcome {
         Outcome::Put {

@@ -9,10 +9,15 @@ mod decode;
 mod encode;
 mod health;
 mod kv;
+mod lease;
+mod lock;
 mod members;
 mod page;
+mod queue;
 mod readiness;
+mod scan;
 mod status;
+mod txn;
 mod watch;
 
 use std::{sync::Arc, time::Duration};
@@ -24,6 +29,7 @@ use tonic::{Request, Response, Status, metadata::MetadataMap, service::Routes};
 
 pub use self::status::not_ready;
 use crate::{
+    draw::Draw,
     limits,
     registry::{Consistency, Context, Credential, Error, Registry},
 };
@@ -57,6 +63,7 @@ pub fn services(registry: Arc<dyn Registry>, settings: Settings) -> Routes {
     let door = Door {
         registry,
         settings: Arc::new(settings),
+        draw: Arc::default(),
     };
     macro_rules! bounded {
         ($server:path) => {
@@ -68,6 +75,9 @@ pub fn services(registry: Arc<dyn Registry>, settings: Settings) -> Routes {
         .add_service(bounded!(v1::kv_server::KvServer<Door>))
         .add_service(bounded!(v1::catalog_server::CatalogServer<Door>))
         .add_service(bounded!(v1::health_server::HealthServer<Door>))
+        .add_service(bounded!(v1::lease_server::LeaseServer<Door>))
+        .add_service(bounded!(v1::lock_server::LockServer<Door>))
+        .add_service(bounded!(v1::election_server::ElectionServer<Door>))
         .add_service(bounded!(v1::members_server::MembersServer<Door>))
         .add_service(bounded!(v1::watch_server::WatchServer<Door>))
         .add_service(readiness::service(door).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX))
@@ -89,6 +99,7 @@ fn reflection()
 struct Door {
     registry: Arc<dyn Registry>,
     settings: Arc<Settings>,
+    draw: Arc<Draw>,
 }
 
 impl Door {

@@ -17,11 +17,14 @@ use super::Door;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What may be asked for: the server as a whole, and each service.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 9] = [
     "",
     "spine.v1.KV",
     "spine.v1.Catalog",
     "spine.v1.Health",
+    "spine.v1.Lease",
+    "spine.v1.Lock",
+    "spine.v1.Election",
     "spine.v1.Members",
     "spine.v1.Watch",
 ];

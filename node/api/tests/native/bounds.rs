@@ -48,6 +48,9 @@ async fn no_service_takes_a_message_above_the_bound() {
         "/spine.v1.KV/Put",
         "/spine.v1.Catalog/Register",
         "/spine.v1.Health/UpdateCheck",
+        "/spine.v1.Lease/Grant",
+        "/spine.v1.Lock/Acquire",
+        "/spine.v1.Election/Campaign",
         "/spine.v1.Members/ListMembers",
         "/spine.v1.Watch/Watch",
         "/grpc.health.v1.Health/Check",
@@ -279,4 +282,59 @@ async fn a_service_resolves_to_so_many_targets() {
     };
     let answer = catalog.resolve(request).await.unwrap().into_inner();
     assert_eq!(answer.targets.len(), limits::TARGETS_MAX);
+}
+
+/// A lease, and the channel-less lock service.
+async fn leased(routes: &Routes) -> bytes::Bytes {
+    let request = v1::LeaseGrantRequest {
+        ttl_ms: 10_000,
+        ..v1::LeaseGrantRequest::default()
+    };
+    let granted = v1::lease_client::LeaseClient::new(routes.clone())
+        .grant(request)
+        .await;
+    granted.unwrap().into_inner().id
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_is_waited_for_so_long() {
+    let (_registry, routes) = served_here().await;
+    let mut lock = v1::lock_client::LockClient::new(routes.clone());
+    let acquire = |lease, wait_ms| v1::LockAcquireRequest {
+        name: "job".into(),
+        lease,
+        wait_ms,
+        keep_place: true,
+    };
+    let first = lock
+        .acquire(acquire(leased(&routes).await, 0))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(first.acquired);
+    let other = leased(&routes).await;
+    for (asked, waited) in [(1_000, Duration::from_secs(1)), (u64::MAX, limits::LOCK_WAIT_MAX)] {
+        let began = Instant::now();
+        let answer = lock
+            .acquire(acquire(other.clone(), asked))
+            .await
+            .unwrap()
+            .into_inner();
+        assert!(!answer.acquired);
+        assert_eq!(began.elapsed(), waited);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_is_told_something_every_so_often() {
+    let (_registry, routes) = served_here().await;
+    let mut election = v1::election_client::ElectionClient::new(routes);
+    let request = v1::ObserveRequest { name: "job".into() };
+    let mut told = election.observe(request).await.unwrap().into_inner();
+    assert_eq!(told.message().await.unwrap().unwrap().leader, None);
+    for _ in 0..3 {
+        let began = Instant::now();
+        assert_eq!(told.message().await.unwrap().unwrap().leader, None);
+        assert_eq!(began.elapsed(), limits::OBSERVE_PROGRESS);
+    }
 }

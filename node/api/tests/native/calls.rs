@@ -208,7 +208,9 @@ async fn readiness_and_reflection_answer() {
         panic!("{answer:?}")
     };
     let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
-    for service in ["KV", "Catalog", "Health", "Members", "Watch"] {
+    for service in [
+        "KV", "Catalog", "Health", "Lease", "Lock", "Election", "Members", "Watch",
+    ] {
         assert!(
             names.contains(&format!("spine.v1.{service}").as_str()),
             "{names:?}"

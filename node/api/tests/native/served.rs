@@ -51,6 +51,18 @@ impl Served {
         v1::members_client::MembersClient::new(self.channel.clone())
     }
 
+    pub(crate) fn lease(&self) -> v1::lease_client::LeaseClient<Channel> {
+        v1::lease_client::LeaseClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn lock(&self) -> v1::lock_client::LockClient<Channel> {
+        v1::lock_client::LockClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn election(&self) -> v1::election_client::ElectionClient<Channel> {
+        v1::election_client::ElectionClient::new(self.channel.clone())
+    }
+
     pub(crate) fn watch(&self) -> v1::watch_client::WatchClient<Channel> {
         v1::watch_client::WatchClient::new(self.channel.clone())
     }
