@@ -91,12 +91,7 @@ impl Server {
             StatusCode::NOT_IMPLEMENTED => {
                 line.starts_with("HEAD ") || text.starts_with("not supported by this Spine release: ")
             }
-            StatusCode::INTERNAL_SERVER_ERROR => {
-                matches!(
-                    &*text,
-                    "No path to datacenter" | "Connect must be enabled in order to use this endpoint"
-                )
-            }
+            StatusCode::INTERNAL_SERVER_ERROR => SERVER_ERRORS.iter().any(|begins| text.starts_with(begins)),
             // The health of an instance, as a code.
             StatusCode::SERVICE_UNAVAILABLE => line.contains("/v1/agent/health/"),
             status => !status.is_server_error(),
@@ -105,6 +100,18 @@ impl Server {
         Ok(())
     }
 }
+
+/// How the texts begin that Consul has for 500.
+const SERVER_ERRORS: [&str; 8] = [
+    "No path to datacenter",
+    "Connect must be enabled in order to use this endpoint",
+    "invalid session \"",
+    "Missing node registration",
+    "Missing check '",
+    "Check '",
+    "Invalid Session TTL '",
+    "Invalid Behavior setting '",
+];
 
 const PATHS: &[&str] = &[
     "/",
@@ -144,6 +151,12 @@ const PATHS: &[&str] = &[
     "/v1/status/leader",
     "/v1/status/peers",
     "/v1/session/create",
+    "/v1/session/destroy/",
+    "/v1/session/renew/",
+    "/v1/session/info/",
+    "/v1/session/node/",
+    "/v1/session/list",
+    "/v1/txn",
     "/v1/acl/tokens",
     "/v1/",
 ];

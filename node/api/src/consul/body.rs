@@ -23,6 +23,16 @@ pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     serde_json::from_value(fold(value)).map_err(refuse)
 }
 
+/// Reads a body that is a list of objects.
+pub(crate) fn decode_list<T: DeserializeOwned>(body: &[u8]) -> Result<Vec<T>, String> {
+    let refuse = |error: serde_json::Error| error.to_string();
+    let elements: Vec<Map<String, Value>> = serde_json::from_slice(body).map_err(refuse)?;
+    let elements = elements.into_iter().map(|element| fold(Value::Object(element)));
+    elements
+        .map(|element| serde_json::from_value(element).map_err(refuse))
+        .collect()
+}
+
 /// Fields whose value is a map with keys of the client's own to values that have no field names.
 const CLIENTS_MAPS: [&str; 3] = ["meta", "nodemeta", "header"];
 /// The one map with keys of the client's own to structures.

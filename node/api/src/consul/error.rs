@@ -138,6 +138,18 @@ pub(crate) enum Failure {
         /// The nodes that have it.
         nodes: Vec<NodeName>,
     },
+    /// A session can't be made, or be done with what was asked: 500, as Consul has it, with the reason.
+    #[error("{0}")]
+    Session(String),
+    /// No such session.
+    #[error("Session id '{0}' not found")]
+    NoSession(String),
+    /// A session's ID is needed.
+    #[error("Missing session")]
+    MissingSession,
+    /// A transaction with more operations than allowed.
+    #[error("Transaction contains too many operations ({0} > {max})", max = spine_core::limits::TXN_OPS_MAX)]
+    TooManyOps(usize),
     /// Access control is off.
     #[error("ACL support disabled")]
     AclDisabled,
@@ -174,9 +186,10 @@ impl Failure {
             Self::NoSuchPath(_)
             | Self::UnknownServiceId(_)
             | Self::NoService(_)
+            | Self::NoSession(_)
             | Self::UnknownCheckId(_)
             | Self::Ambiguous { .. } => StatusCode::NOT_FOUND,
-            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooLarge { .. } | Self::TooManyOps(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::PathEncoding
             | Self::BodyBroken(_)
             | Self::Decode(_)
@@ -198,13 +211,16 @@ impl Failure {
             | Self::MissingNodeAndAddress
             | Self::MissingNode
             | Self::MissingEnable
+            | Self::MissingSession
             | Self::InvalidStatus(_)
             | Self::InvalidCheck(_)
             | Self::ScriptsDisabled
             | Self::NoServiceForCheck(_)
             | Self::NotTtl(_) => StatusCode::BAD_REQUEST,
             Self::AclDisabled | Self::CoordinatesDisabled => StatusCode::UNAUTHORIZED,
-            Self::NoDatacenter | Self::ConnectDisabled => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoDatacenter | Self::ConnectDisabled | Self::Session(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             Self::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Refused(rejection) => rejection_status(rejection),
             Self::Registry(error) => registry_status(error),

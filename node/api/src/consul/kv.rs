@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use spine_core::{
-    Command, Delete, GetKey, Guard, Index, Key, KeyNames, KeyRange, ListKeys, Outcome, Put, Repeat,
+    Command, Delete, GetKey, Guard, Index, Key, KeyNames, KeyRange, LeaseId, ListKeys, Locking, Outcome, Put,
+    Rejection, Repeat, Txn, TxnOp,
 };
 
 use super::{
@@ -11,7 +12,8 @@ use super::{
     call::{Call, Handled},
     error::Failure,
     reply::Reply,
-    unsupported,
+    session,
+    txn::invalid_session,
     wire::{Encoding, KvWire, key_text},
 };
 
@@ -92,8 +94,13 @@ async fn names(call: Call, prefix: Key) -> Handled {
 pub(crate) async fn put(call: Call) -> Handled {
     let key = Key::from(call.name_or(Failure::MissingKey)?);
     call.params.at_most_one_of(&["cas", "acquire", "release"])?;
-    if call.params.has("acquire") || call.params.has("release") {
-        return Err(unsupported::later("locks (?acquire, ?release)"));
+    if let Some(session) = call.params.first("acquire") {
+        let session = session.to_owned();
+        return lock(call, key, &session).await;
+    }
+    if let Some(session) = call.params.first("release") {
+        let session = session.to_owned();
+        return unlock(call, key, &session).await;
     }
     let guard = match call.params.number("cas")? {
         None => Guard::Always,
@@ -110,6 +117,45 @@ pub(crate) async fn put(call: Call) -> Handled {
     };
     let outcome = call.propose(Command::Put(put)).await?;
     Ok(call.json(&done(&outcome)))
+}
+
+/// Takes a key's lock for a session, or keeps it, and stores the value.
+async fn lock(call: Call, key: Key, session: &str) -> Handled {
+    let invalid = || Failure::Session(invalid_session(session));
+    let lease = session::parse(session).ok_or_else(invalid)?;
+    let locking = locking(&call, key, lease)?;
+    match locked(&call, TxnOp::Lock(locking)).await {
+        Err(Failure::Refused(Rejection::UnknownLease(_))) => Err(invalid()),
+        answer => answer,
+    }
+}
+
+/// Gives a key's lock back, and stores the value.
+async fn unlock(call: Call, key: Key, session: &str) -> Handled {
+    // A session that is not there holds nothing.
+    let Some(lease) = session::parse(session) else {
+        return Ok(call.json(&false));
+    };
+    let locking = locking(&call, key, lease)?;
+    locked(&call, TxnOp::Unlock(locking)).await
+}
+
+fn locking(call: &Call, key: Key, lease: LeaseId) -> Result<Locking, Failure> {
+    let flags = call.params.number("flags")?.unwrap_or(0);
+    Ok(Locking {
+        key,
+        lease,
+        content: Some((value(call)?, flags)),
+    })
+}
+
+async fn locked(call: &Call, op: TxnOp) -> Handled {
+    let txn = Txn {
+        then: vec![op],
+        ..Txn::default()
+    };
+    let outcome = call.propose(Command::Txn(txn)).await?;
+    Ok(call.json(&matches!(outcome, Outcome::Txn { .. })))
 }
 
 /// The body is the value; on the mount `/hex` it says the value in hex.

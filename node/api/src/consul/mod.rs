@@ -25,7 +25,9 @@ mod moment;
 mod params;
 mod reply;
 mod routes;
+mod session;
 mod status;
+mod txn;
 mod unsupported;
 mod wire;
 
@@ -35,10 +37,10 @@ use std::sync::{
 };
 
 use axum::{Router, extract::Request};
-use spine_core::{NodeName, Ttl, WallTime};
+use spine_core::{LeaseId, NodeName, Ttl, WallTime};
 
 use self::{cache::Cache, wire::Encoding};
-use crate::registry::Registry;
+use crate::{draw::Draw, registry::Registry};
 
 /// The release of Consul whose behaviour is kept: clients branch on it.
 pub const CONSUL_VERSION: &str = "1.22.0";
@@ -89,6 +91,7 @@ fn mounted(registry: Arc<dyn Registry>, settings: Settings, root_encoding: Encod
         root_encoding,
         cache: Cache::default(),
         drawn: AtomicU64::new(0),
+        leases: Draw::default(),
     });
     Router::new().fallback(move |request: Request| {
         let dialect = dialect.clone();
@@ -105,9 +108,15 @@ struct Dialect {
     cache: Cache,
     /// How many numbers [`Dialect::draw`] has given.
     drawn: AtomicU64,
+    leases: Draw,
 }
 
 impl Dialect {
+    /// An id for a new session.
+    fn draw_lease(&self) -> LeaseId {
+        self.leases.lease_id(&self.registry.status())
+    }
+
     /// A number that spreads well: no two waiters get the same. Not chance, so that a simulated world repeats.
     fn draw(&self) -> u64 {
         // One step of SplitMix64.

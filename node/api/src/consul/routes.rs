@@ -18,7 +18,7 @@ use super::{
     health, kv, metrics,
     params::Params,
     reply::Reply,
-    status, unsupported,
+    session, status, txn, unsupported,
     wire::Encoding,
 };
 use crate::limits;
@@ -82,6 +82,14 @@ static ROUTES: &[Route] = routes! {
 
     "/v1/agent/connect/ca/roots" GET connect::roots;
     "/v1/connect/ca/roots" GET connect::roots;
+
+    "/v1/session/create" PUT session::create;
+    "/v1/session/destroy/" PUT session::destroy;
+    "/v1/session/renew/" PUT session::renew;
+    "/v1/session/info/" GET session::info;
+    "/v1/session/node/" GET session::node;
+    "/v1/session/list" GET session::list;
+    "/v1/txn" PUT txn::apply;
 
     "/v1/status/leader" GET status::leader;
     "/v1/status/peers" GET status::peers;

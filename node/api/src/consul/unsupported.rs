@@ -2,7 +2,7 @@
 //!
 //! Where Consul itself can be without a feature, the answer is Consul's own, and clients know it. The rest is 501
 //! with a text: not 500, on which the helpers of clients would retry for ever, and not 404, which reads as
-//! "there is no such session".
+//! "there is no such thing".
 
 use super::{call::Handled, error::Failure};
 
@@ -20,8 +20,6 @@ enum Absence {
 const TABLE: &[(&str, Absence)] = &[
     ("/v1/acl", Absence::Acl),
     ("/v1/coordinate", Absence::Coordinates),
-    ("/v1/session", Absence::Later("sessions")),
-    ("/v1/txn", Absence::Later("transactions")),
     ("/v1/event", Absence::Later("events")),
     ("/v1/query", Absence::Later("prepared queries")),
     ("/v1/config", Absence::Later("config entries")),

@@ -68,7 +68,8 @@ pub(crate) fn key_text(key: &Key) -> String {
     String::from_utf8_lossy(key).into_owned()
 }
 
-fn session_text(LeaseId(id): LeaseId) -> String {
+/// A session's id as its clients write it.
+pub(crate) fn session_text(LeaseId(id): LeaseId) -> String {
     uuid::Uuid::from_u128(id).to_string()
 }
 
