@@ -56,7 +56,11 @@ pub fn node_modules(name: &str, client: &Path) -> PathBuf {
 
 /// The program of the Go module in `client`, built with exactly what its `go.sum` locks.
 pub fn go_program(name: &str, client: &Path) -> PathBuf {
-    let files = ["go.mod", "go.sum", "main.go"].map(|file| client.join(file));
+    let mut files: Vec<PathBuf> = fs::read_dir(client)
+        .expect("the client is there")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    files.sort();
     let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     let version = output(Command::new("go").arg("version"));
     let directory = installed(name, &files, &version, |directory| {

@@ -35,7 +35,7 @@ fn npm_consul() {
 #[test]
 fn go_consul_api() {
     passes(
-        29,
+        36,
         Command::new(compat::go_program("go_consul", &folder("go_consul"))),
     );
 }

@@ -58,6 +58,13 @@ var checks = []struct {
 	{"blocking/health-service", blockingHealthService},
 	{"blocking/service-hash", blockingServiceHash},
 	{"watch/plan", watchPlan},
+	{"session", sessions},
+	{"kv/acquire-release", acquireRelease},
+	{"lock/handed-on", lockHandedOn},
+	{"lock/lost", lockLost},
+	{"semaphore", semaphore},
+	{"semaphore/lost", semaphoreLost},
+	{"txn", txn},
 }
 
 func main() {
