@@ -1,6 +1,6 @@
 //! What the tests of more than one crate share.
 //!
-//! [`spine_process`] runs the binary, [`cluster`] three of them, [`namespace`] seals a test off, [`compat`] installs programs
+//! [`spine_process`] runs the binary, [`cluster`] three of them, [`writers`] write to those, [`namespace`] seals a test off, [`compat`] installs programs
 //! of others,
 //! [`tutorial`] reads the two texts that must run as they are printed; [`wait`] and [`http`] are their tools.
 //! [`disk`] is a disk in memory whose power fails, [`ext4`] a real one; [`crash`] knows what must be there afterwards.
@@ -18,3 +18,4 @@ pub mod sys;
 pub mod trace;
 pub mod tutorial;
 pub mod wait;
+pub mod writers;

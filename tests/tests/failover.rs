@@ -8,8 +8,7 @@
 #![expect(clippy::print_stdout, reason = "its figures are part of what it shows")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt, fs,
+    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,19 +17,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spine_client::{Client, Error, KeyRange};
 use spine_tests::{
     cluster::{Cluster, SERVERS},
     ext4::Ext4,
     namespace::sealed,
     wait,
+    writers::{Load, Spread, Written},
 };
-use tokio::{runtime::Runtime, task::JoinHandle};
 
-const WRITERS: usize = 16;
 const KILLS: usize = 4;
 const CUTS: usize = 3;
-const VALUE_BYTES: usize = 256;
 /// Writes between two faults.
 const BETWEEN: u64 = 1_000;
 /// A power cut counts only if more than 2 MB of log were written since the last one.
@@ -294,208 +290,4 @@ fn passing(cluster: &Cluster, at: usize, id: &str, mode: &str) -> Option<bool> {
 
 fn times(variable: &str, usual: usize) -> usize {
     std::env::var(variable).map_or(usual, |text| text.parse().unwrap())
-}
-
-/// Sixteen writers over all servers, each writing keys of its own one after the other.
-struct Load {
-    runtime: Runtime,
-    writers: Vec<JoinHandle<Written>>,
-    acknowledged: Arc<AtomicU64>,
-    over: Arc<AtomicBool>,
-}
-
-impl Load {
-    fn start(cluster: &Cluster) -> Self {
-        Self::start_after(cluster, &Written::default())
-    }
-
-    /// The keys go on after those that were written before.
-    fn start_after(cluster: &Cluster, before: &Written) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
-        let (acknowledged, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let from = before.next;
-        let writers = (0..WRITERS).map(|writer| {
-            let _inside = runtime.enter();
-            let clients = Clients {
-                home: Client::builder(&cluster.grpc(writer % SERVERS).to_string())
-                    .wait_for_server(false)
-                    .build()
-                    .unwrap(),
-                any: Client::builder(&cluster.grpc_of_all(writer)).build().unwrap(),
-            };
-            runtime.spawn(write(clients, writer, from, acknowledged.clone(), over.clone()))
-        });
-        let writers = writers.collect();
-        Self {
-            runtime,
-            writers,
-            acknowledged,
-            over,
-        }
-    }
-
-    /// Waits until so many more writes are acknowledged, and says how many that were each second.
-    fn await_more(&self, more: u64) -> f64 {
-        let (began, before) = (Instant::now(), self.acknowledged.load(Ordering::Acquire));
-        wait::until_true("the writers get on", PATIENCE, || {
-            self.acknowledged.load(Ordering::Acquire) >= before + more
-        });
-        let done = self.acknowledged.load(Ordering::Acquire) - before;
-        f64::from(u32::try_from(done).unwrap()) / began.elapsed().as_secs_f64()
-    }
-
-    fn end(self) -> Written {
-        self.over.store(true, Ordering::Release);
-        let mut all = Written::default();
-        for writer in self.writers {
-            all.extend(self.runtime.block_on(writer).unwrap());
-        }
-        all.acknowledgements.sort_unstable();
-        all
-    }
-}
-
-/// The ways of a writer.
-struct Clients {
-    /// To its own server.
-    home: Client,
-    /// To any of them, when that one is away.
-    any: Client,
-}
-
-async fn write(
-    clients: Clients,
-    writer: usize,
-    from: u64,
-    acknowledged: Arc<AtomicU64>,
-    over: Arc<AtomicBool>,
-) -> Written {
-    let mut written = Written::default();
-    let value = vec![b'v'; VALUE_BYTES];
-    for number in from.. {
-        if over.load(Ordering::Acquire) {
-            written.next = number;
-            break;
-        }
-        let key = format!("load/{writer}/{number}");
-        let mut put = clients.home.kv.put(key.clone(), value.clone()).await;
-        if matches!(put, Err(Error::Unreachable(_))) {
-            put = clients.any.kv.put(key.clone(), value.clone()).await;
-        }
-        match put {
-            Ok(_) => {
-                written.acknowledgements.push(Instant::now());
-                written.acknowledged.insert(key);
-                acknowledged.fetch_add(1, Ordering::AcqRel);
-            }
-            Err(Error::Unknown(why)) => {
-                *written.reasons.entry(why).or_default() += 1;
-                written.unknown.insert(key);
-            }
-            Err(_) => {
-                written.failed.insert(key);
-            }
-        }
-    }
-    written
-}
-
-/// What the writers know.
-#[derive(Default)]
-struct Written {
-    acknowledged: BTreeSet<String>,
-    unknown: BTreeSet<String>,
-    failed: BTreeSet<String>,
-    acknowledgements: Vec<Instant>,
-    /// Why outcomes are unknown, and how often.
-    reasons: BTreeMap<String, u64>,
-    next: u64,
-}
-
-impl Written {
-    fn extend(&mut self, other: Self) {
-        self.acknowledged.extend(other.acknowledged);
-        self.unknown.extend(other.unknown);
-        self.failed.extend(other.failed);
-        self.acknowledgements.extend(other.acknowledgements);
-        for (reason, count) in other.reasons {
-            *self.reasons.entry(reason).or_default() += count;
-        }
-        self.next = self.next.max(other.next);
-    }
-
-    /// The longest time without an acknowledgement that touches this one.
-    fn gap(&self, from: Instant, to: Instant) -> f64 {
-        let around = self.acknowledgements.windows(2);
-        let gaps = around.filter(|pair| pair[1] >= from && pair[0] <= to);
-        let longest = gaps.map(|pair| pair[1] - pair[0]).max();
-        longest.unwrap_or_default().as_secs_f64()
-    }
-
-    /// On each server, by linearizable and by stale read: all that was acknowledged, nothing that failed.
-    fn must_be_there(&self, cluster: &Cluster) {
-        let runtime = Runtime::new().unwrap();
-        for at in 0..SERVERS {
-            let _inside = runtime.enter();
-            let client = Client::connect(&cluster.grpc(at).to_string()).unwrap();
-            // The linearizable read first: it makes the server catch up.
-            for (mode, client) in [("linearizable", client.clone()), ("stale", client.stale())] {
-                let there = runtime
-                    .block_on(client.kv.keys(KeyRange::Prefix("load/".into())))
-                    .unwrap();
-                let there: BTreeSet<_> = there
-                    .into_iter()
-                    .map(|row| String::from_utf8(row.key.to_vec()).unwrap())
-                    .collect();
-                let lost: Vec<_> = self.acknowledged.difference(&there).take(5).collect();
-                let risen: Vec<_> = self.failed.intersection(&there).take(5).collect();
-                let whence: Vec<_> = there
-                    .iter()
-                    .filter(|key| !self.acknowledged.contains(*key) && !self.unknown.contains(*key))
-                    .take(5)
-                    .collect();
-                let who = format!("n{}, {mode} read", at + 1);
-                assert!(lost.is_empty(), "{who}: acknowledged and lost: {lost:?}");
-                assert!(risen.is_empty(), "{who}: failed and there: {risen:?}");
-                assert!(whence.is_empty(), "{who}: never written: {whence:?}");
-            }
-        }
-    }
-}
-
-impl fmt::Display for Written {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} writes acknowledged, {} of unknown outcome, {} failed",
-            self.acknowledged.len(),
-            self.unknown.len(),
-            self.failed.len()
-        )?;
-        if !self.reasons.is_empty() {
-            write!(f, " (unknown: {:?})", self.reasons)?;
-        }
-        Ok(())
-    }
-}
-
-/// Figures as least, median and greatest.
-struct Spread(Vec<f64>);
-
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut figures = self.0.clone();
-        figures.sort_by(f64::total_cmp);
-        let median = figures[figures.len() / 2];
-        let (least, greatest) = (figures[0], figures[figures.len() - 1]);
-        write!(
-            f,
-            "{least:.3} / {median:.3} / {greatest:.3} (min/median/max of {})",
-            figures.len()
-        )
-    }
 }

@@ -93,7 +93,7 @@ pub(crate) fn faults(workspace: &Workspace) -> Vec<Stage> {
     let tests = staged(
         "faults",
         workspace,
-        &["powercut_storage", "crash", "failover"],
+        &["powercut_storage", "crash", "failover", "starved"],
         must_be_root,
     );
     std::iter::once(tests).chain(jepsen(workspace)).collect()
