@@ -38,10 +38,17 @@ pub struct Leader {
 pub(super) struct Told {
     /// This node's cluster time in milliseconds, while it leads.
     present_ms: AtomicU64,
-    /// The greatest that was heard of a leader.
-    heard_ms: AtomicU64,
-    /// When a leader was heard last.
-    leader_heard: Mutex<Option<Instant>>,
+    heard: Mutex<Option<Heard>>,
+}
+
+/// What was heard of the newest leader.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    term: u64,
+    /// The greatest cluster time that it told.
+    time_ms: u64,
+    /// When it was heard last.
+    at: Instant,
 }
 
 impl Told {
@@ -50,17 +57,37 @@ impl Told {
         self.present_ms.load(Ordering::Relaxed)
     }
 
-    /// A leader spoke, at its cluster time.
-    pub(super) fn hear_leader(&self, time_ms: u64) {
-        self.heard_ms.fetch_max(time_ms, Ordering::Relaxed);
-        *self.leader_heard.lock() = Some(Instant::now());
+    /// The leader of `term` spoke, at its cluster time.
+    ///
+    /// Only the newest leader's time counts. One of before may have told a later one that nobody else heard; deadlines
+    /// were promised since by a clock that began without it, and would come early if it were believed again.
+    pub(super) fn hear_leader(&self, term: u64, time_ms: u64) {
+        let mut heard = self.heard.lock();
+        let time_ms = match *heard {
+            Some(before) if before.term > term => return,
+            Some(before) if before.term == term => before.time_ms.max(time_ms),
+            _ => time_ms,
+        };
+        *heard = Some(Heard {
+            term,
+            time_ms,
+            at: Instant::now(),
+        });
+    }
+
+    /// The greatest cluster time that was heard of the newest leader.
+    fn heard_ms(&self) -> u64 {
+        self.heard.lock().map_or(0, |heard| heard.time_ms)
+    }
+
+    /// How long ago a leader was heard.
+    fn leader_heard(&self) -> Option<Duration> {
+        self.heard.lock().map(|heard| heard.at.elapsed())
     }
 
     /// Whether a leader was heard within an election timeout.
     fn hears_leader(&self) -> bool {
-        self.leader_heard
-            .lock()
-            .is_some_and(|heard| heard.elapsed() <= ELECTION_TIMEOUT)
+        self.leader_heard().is_some_and(|ago| ago <= ELECTION_TIMEOUT)
     }
 }
 
@@ -112,7 +139,7 @@ impl Consensus {
 
     /// How long ago a leader was heard, whoever it was; `None`: never since this node's start.
     pub fn leader_heard(&self) -> Option<Duration> {
-        self.told.leader_heard.lock().map(|heard| heard.elapsed())
+        self.told.leader_heard()
     }
 
     /// The voters, by the newest membership that this node knows.
@@ -124,9 +151,10 @@ impl Consensus {
             .collect()
     }
 
-    /// The greatest cluster time that was heard of a leader: no later leader's clock may start lower.
+    /// The greatest cluster time that was heard of the newest leader: this node's own clock may not start lower, should it
+    /// lead next.
     pub fn heard_time(&self) -> Time {
-        Time(self.told.heard_ms.load(Ordering::Relaxed))
+        Time(self.told.heard_ms())
     }
 
     /// The leader's cluster time, sent along with entries and heartbeats from now on.
@@ -213,5 +241,26 @@ pub(super) async fn follow(
         if let Ok(Err(_)) = timeout(Duration::from_millis(HEARTBEAT_MS), metrics.changed()).await {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Told;
+
+    #[test]
+    fn a_leader_of_before_is_not_believed_beyond_its_term() {
+        let told = Told::default();
+        told.hear_leader(1, 9_000);
+        told.hear_leader(1, 8_000);
+        assert_eq!(
+            told.heard_ms(),
+            9_000,
+            "what overtook another message tells nothing new"
+        );
+        // It had not heard of 9,000, and has promised deadlines since.
+        told.hear_leader(2, 6_000);
+        told.hear_leader(1, 9_100);
+        assert_eq!(told.heard_ms(), 6_000);
     }
 }

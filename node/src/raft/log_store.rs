@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, future, stream};
 use openraft::{
     OptionalSend, RaftLogReader,
     storage::{IOFlushed, LogState, RaftLogStorage},
@@ -101,11 +101,20 @@ impl RaftLog {
             .collect()
     }
 
-    /// What of `range` the log can hold at this moment.
-    fn clamp(&self, range: &impl RangeBounds<u64>) -> Range<u64> {
-        let state = self.store.state();
+    /// What of `range` the log holds at this moment.
+    ///
+    /// An error if the log has refused entries: openraft learns of that later, and would take what isn't there for
+    /// applied.
+    fn clamp(&self, range: &impl RangeBounds<u64>) -> io::Result<Range<u64>> {
+        // Both as of one moment: an append goes to the log first and then here, a truncation the other way round.
+        let recent = self.recent.lock();
+        let (given, state) = (recent.end(), self.store.state());
+        drop(recent);
         let first = state.purged.map_or(0, |purged| purged.index + 1);
         let end = state.last.map_or(0, |last| last.index + 1);
+        if given > end {
+            return Err(io::Error::other("the log has refused entries"));
+        }
         let from = match range.start_bound() {
             Bound::Included(index) => *index,
             Bound::Excluded(index) => index + 1,
@@ -116,12 +125,12 @@ impl RaftLog {
             Bound::Excluded(index) => *index,
             Bound::Unbounded => u64::MAX,
         };
-        from.max(first)..to.min(end)
+        Ok(from.max(first)..to.min(end))
     }
 
     /// The entries of `range`, read as they are asked for.
     fn stream(&self, range: Range<u64>) -> impl Stream<Item = io::Result<LogEntry>> + Send + 'static {
-        let chunks = futures::stream::unfold((self.clone(), range), |(log, range)| async move {
+        let chunks = stream::unfold((self.clone(), range), |(log, range)| async move {
             if range.is_empty() {
                 return None;
             }
@@ -138,7 +147,7 @@ impl RaftLog {
                 Ok(entries) => entries.into_iter().map(Ok).collect(),
                 Err(error) => vec![Err(error)],
             };
-            futures::stream::iter(items)
+            stream::iter(items)
         })
     }
 }
@@ -151,14 +160,17 @@ impl RaftLogReader<Types> for RaftLog {
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        self.stream(self.clamp(&range))
+        match self.clamp(&range) {
+            Ok(range) => self.stream(range).left_stream(),
+            Err(error) => stream::once(future::ready(Err(error))).right_stream(),
+        }
     }
 
     async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<LogEntry>>
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        let stream = self.stream(self.clamp(&range));
+        let stream = self.stream(self.clamp(&range)?);
         stream.collect::<Vec<_>>().await.into_iter().collect()
     }
 
@@ -256,6 +268,11 @@ impl Recent {
         while self.bytes > RECENT_BYTES_MAX || self.entries.len() > RECENT_ENTRIES_MAX {
             self.drop_first();
         }
+    }
+
+    /// Behind the last one; 0 if there is none.
+    fn end(&self) -> u64 {
+        self.entries.back().map_or(0, |last| last.log_id.index + 1)
     }
 
     /// Drops the entries from `end` on.

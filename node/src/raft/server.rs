@@ -124,9 +124,9 @@ impl Answering {
         let (answered, told) = (intake.clone(), self.0.told.clone());
         let answers = self.0.raft.stream_append(requests).map(move |answer| {
             let answer = answer.map_err(ended)?;
-            let time = answered.times.lock().pop_front();
-            if let (Ok(_), Some(time)) = (&answer, time) {
-                told.hear_leader(time);
+            let said = answered.times.lock().pop_front();
+            if let (Ok(_), Some((term, time_ms))) = (&answer, said) {
+                told.hear_leader(term, time_ms);
             }
             Ok(rpc::appended_message(&answer))
         });
@@ -146,8 +146,11 @@ impl Answering {
         if first {
             self.admit(message.header.as_ref())?;
         }
-        intake.times.lock().push_back(message.cluster_time_ms);
-        rpc::message_append(message).map_err(malformed)
+        let time_ms = message.cluster_time_ms;
+        let request = rpc::message_append(message).map_err(malformed)?;
+        let term = request.vote.leader_id.term;
+        intake.times.lock().push_back((term, time_ms));
+        Ok(request)
     }
 }
 
@@ -159,8 +162,8 @@ type Answers = BoxStream<'static, Result<proto::AppendResponse, Status>>;
 /// What is known of the requests of a stream that are not answered yet. openraft takes a bounded number of them.
 #[derive(Debug, Default)]
 struct Taken {
-    /// The leader's cluster time in each.
-    times: Mutex<VecDeque<u64>>,
+    /// The leader's term and cluster time in each.
+    times: Mutex<VecDeque<(u64, u64)>>,
     /// Why no more were taken.
     failure: Mutex<Option<Status>>,
 }
@@ -188,14 +191,15 @@ impl raft_server::Raft for Answering {
     ) -> Result<Response<proto::AppendResponse>, Status> {
         let message = request.into_inner();
         self.admit(message.header.as_ref())?;
-        let time = message.cluster_time_ms;
+        let time_ms = message.cluster_time_ms;
         let request = rpc::message_append(message).map_err(malformed)?;
         if !request.entries.is_empty() {
             return Err(Status::invalid_argument("a heartbeat with entries"));
         }
+        let term = request.vote.leader_id.term;
         let answer = self.scoped(self.hear(request)).await?;
         if answer.is_ok() {
-            self.0.told.hear_leader(time);
+            self.0.told.hear_leader(term, time_ms);
         }
         Ok(Response::new(rpc::appended_message(&answer)))
     }

@@ -97,6 +97,9 @@ impl fmt::Display for Count {
     }
 }
 
+/// What is between two faults at most, once a simulation goes on only because too little got done.
+const RELENTING: Duration = Duration::from_secs(8);
+
 /// The world, to be broken.
 pub(crate) struct Faults {
     rng: Rng,
@@ -140,6 +143,11 @@ impl Faults {
             self.begin(sim, nodes, kind, now);
             self.next = now + self.for_ms(100, u64::try_from(self.peace.as_millis()).expect("seconds"));
         }
+    }
+
+    /// From now on peace lasts longer.
+    pub(crate) fn relent(&mut self) {
+        self.peace = self.peace.max(RELENTING);
     }
 
     /// Mends everything. Nodes that were ended by their disk come back.
