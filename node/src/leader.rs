@@ -7,7 +7,7 @@ mod roll;
 
 use std::time::Duration;
 
-use spine_core::{Command, Revision, State, Time};
+use spine_core::{Command, MemberStatus, Revision, State, Time};
 
 use self::roll::Roll;
 pub use self::roll::{BACK_AFTER, Heard, LOST_AFTER};
@@ -114,6 +114,10 @@ impl Duties {
             return None;
         }
         if let Some(report) = report {
+            match report.status {
+                MemberStatus::Failed => tracing::warn!(server = %report.name, "a server is lost"),
+                MemberStatus::Alive => tracing::info!(server = %report.name, "a server is back"),
+            }
             return Some(Command::MemberStatus(report));
         }
         if self.may_pulse(view) {

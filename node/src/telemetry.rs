@@ -12,8 +12,10 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitEx
 
 use crate::config::LogFormat;
 
-/// What is logged when `RUST_LOG` says nothing: what an operator can act on. openraft tells of each election at info.
-const FILTER: &str = "info,openraft=warn,sled=warn,h2=warn,hyper=warn";
+/// What is logged when `RUST_LOG` says nothing: what an operator can act on. openraft tells of each election at info, and
+/// of a server that is away with each heartbeat: the leader says it once, when it calls the roll.
+const FILTER: &str = "info,openraft=warn,openraft::core::heartbeat=error,openraft::replication=error,\
+                      openraft::engine::handler::replication_handler=error,sled=warn,h2=warn,hyper=warn";
 
 /// Begins to log. The first call in a process counts.
 ///

@@ -101,7 +101,11 @@ impl Answering {
         let answer = match future::select(appended, looked).await {
             future::Either::Right((Ok(heard), _)) if heard == vote => return Ok(Ok(matching)),
             future::Either::Right((_, appended)) => appended.await,
-            future::Either::Left((answer, _)) => answer,
+            future::Either::Left((answer, looked)) => {
+                // The next thing that openraft does; it would complain of an answer that nobody takes.
+                let _ = looked.await;
+                answer
+            }
         };
         Ok(answer.map_err(ended)?.into_stream_result(matching, matching))
     }

@@ -1,6 +1,5 @@
 //! Many seeds, each in a process of its own, as many at a time as there are cores.
 
-use std::ops::Range;
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::thread;
@@ -20,7 +19,7 @@ struct Sum {
 }
 
 /// Runs all of them, and fails if one does.
-pub(crate) fn run(seeds: Range<u64>, options: &Options) -> ExitCode {
+pub(crate) fn run(seeds: Vec<u64>, options: &Options) -> ExitCode {
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => {
@@ -29,7 +28,7 @@ pub(crate) fn run(seeds: Range<u64>, options: &Options) -> ExitCode {
         }
     };
     let workers = thread::available_parallelism().map_or(1, usize::from);
-    let left = Mutex::new(seeds);
+    let left = Mutex::new(seeds.into_iter());
     let sum = Mutex::new(Sum::default());
     thread::scope(|scope| {
         for _ in 0..workers {

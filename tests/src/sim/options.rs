@@ -8,7 +8,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
 pub(crate) const USAGE: &str = "\
-usage: sim (--seed N | --seeds A..B) [--nodes N] [--seconds S | --minutes M] [--until-found] [--trace] [--trace-file FILE]
+usage: sim (--seed N | --seeds A..B,N,…) [--nodes N] [--seconds S | --minutes M] [--until-found] [--trace] [--trace-file FILE]
   --until-found ends at the first seed that fails, and it is a failure if none does
   --trace prints what the nodes say of themselves, --trace-file writes what the digest is made of";
 
@@ -18,7 +18,7 @@ pub(crate) enum Seeds {
     /// One, in this process.
     One(u64),
     /// Each in a process of its own.
-    Many(Range<u64>),
+    Many(Vec<u64>),
 }
 
 /// What is to be simulated.
@@ -66,8 +66,8 @@ impl Options {
             match name.as_str() {
                 "--seed" => seeds = Some(Seeds::One(number(&value)?)),
                 "--seeds" => {
-                    let (from, to) = value.split_once("..").ok_or("seeds are given as A..B")?;
-                    seeds = Some(Seeds::Many(number(from)?..number(to)?));
+                    let spans = value.split(',').map(span).collect::<Result<Vec<_>, _>>()?;
+                    seeds = Some(Seeds::Many(spans.into_iter().flatten().collect()));
                 }
                 "--nodes" => options.nodes = Some(number(&value)?),
                 "--seconds" => options.length = Duration::from_secs(number(&value)?),
@@ -89,6 +89,15 @@ impl Options {
             nodes.unwrap_or_default()
         )
     }
+}
+
+/// `A..B`, or one number.
+fn span(text: &str) -> Result<Range<u64>, String> {
+    let Some((from, to)) = text.split_once("..") else {
+        let one = number(text)?;
+        return Ok(one..one + 1);
+    };
+    Ok(number(from)?..number(to)?)
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
@@ -126,10 +135,13 @@ mod tests {
     #[test]
     fn arguments_are_read_and_given_again() {
         let options = read("--seeds 3..9 --nodes 5 --minutes 2").unwrap();
-        assert_eq!(options.seeds, Seeds::Many(3..9));
+        assert_eq!(options.seeds, Seeds::Many((3..9).collect()));
+        let options = read("--seeds 3..5,9").unwrap();
+        assert_eq!(options.seeds, Seeds::Many(vec![3, 4, 9]));
+        let options = read("--seeds 3..9 --nodes 5 --minutes 2").unwrap();
         assert_eq!(options.again(4), "--seed 4 --seconds 120 --nodes 5");
         assert_eq!(read(&options.again(4)).unwrap().seeds, Seeds::One(4));
-        for wrong in ["", "--seed", "--seed x", "--seeds 3", "--sed 3"] {
+        for wrong in ["", "--seed", "--seed x", "--seeds 3..", "--sed 3"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }
