@@ -16,11 +16,11 @@ use crate::workspace::{Workspace, cargo};
 const PATCHES: &str = "tests/sim/breaks";
 const SUFFIX: &str = "patch";
 
-/// A stage for each patch.
+/// A stage for each patch, or for those that are named.
 ///
 /// # Errors
-/// The patches can't be read.
-pub(crate) fn stages(workspace: &Workspace) -> Result<Vec<Stage>, String> {
+/// The patches can't be read, or there is none of a name.
+pub(crate) fn stages(workspace: &Workspace, names: &[String]) -> Result<Vec<Stage>, String> {
     let directory = workspace.root.join(PATCHES);
     let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
     let mut patches = Vec::new();
@@ -30,6 +30,14 @@ pub(crate) fn stages(workspace: &Workspace) -> Result<Vec<Stage>, String> {
             patches.push(path);
         }
     }
+    let named = |patch: &PathBuf, name: &String| patch.file_stem() == Some(OsStr::new(name));
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| !patches.iter().any(|patch| named(patch, name)))
+    {
+        return Err(format!("there is no {PATCHES}/{unknown}.{SUFFIX}"));
+    }
+    patches.retain(|patch| names.is_empty() || names.iter().any(|name| named(patch, name)));
     patches.sort();
     Ok(patches.into_iter().map(|patch| stage(workspace, patch)).collect())
 }

@@ -9,7 +9,7 @@
 //! | `cargo x faults` | kills, partitions and power cuts (root: namespaces, loop devices) |
 //! | `cargo x sim` | seeds of the node's simulation, and the proof that a seed repeats |
 //! | `cargo x sim --seed N [--trace]`, `--seeds A..B` | one seed, or many: `tests/src/sim/options.rs` has the rest |
-//! | `cargo x sim --breaks` | whether it finds the defects planted in `tests/sim/breaks`, built one after another |
+//! | `cargo x sim --breaks [NAME…]` | whether it finds the defects planted in `tests/sim/breaks`, built one after another |
 //! | `cargo x ci` | all of it, and closes with the totals |
 //! | `cargo x bench [--quick]` | what a node costs, on the release build |
 //!
@@ -101,13 +101,15 @@ fn main() -> ExitCode {
         }
     };
     let stages = match command {
-        Some(_) if rest == ["--breaks"] => match breaks::stages(&workspace) {
-            Ok(stages) => stages,
-            Err(error) => {
-                eprintln!("cargo x: {error}");
-                return ExitCode::FAILURE;
+        Some(_) if rest.first().is_some_and(|first| first == "--breaks") => {
+            match breaks::stages(&workspace, &rest[1..]) {
+                Ok(stages) => stages,
+                Err(error) => {
+                    eprintln!("cargo x: {error}");
+                    return ExitCode::FAILURE;
+                }
             }
-        },
+        }
         Some(_) if !rest.is_empty() => stages::simulate(&workspace, rest),
         Some(command) => (command.stages)(&workspace),
         None => stages::bench(&workspace, rest),
