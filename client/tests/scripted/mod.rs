@@ -178,6 +178,16 @@ impl kv_server::Kv for Script {
     ) -> Result<Response<v1::DeleteResponse>, Status> {
         self.play(request).await
     }
+
+    async fn txn(&self, request: Request<v1::TxnRequest>) -> Result<Response<v1::TxnResponse>, Status> {
+        self.play(request).await
+    }
+
+    type ScanStream = Pin<Box<dyn Stream<Item = Result<v1::ScanResponse, Status>> + Send>>;
+
+    async fn scan(&self, _: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+        Err(Status::unimplemented("no script has a scan"))
+    }
 }
 
 #[tonic::async_trait]
