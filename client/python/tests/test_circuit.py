@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from hms_spine import CircuitOpen, Spine
+from hms_spine import CircuitOpen
 
+from .conftest import AnySpine
 from .registry import Registry
 
 
-def test_open_while_no_instance_passes(spine: Spine, registry: Registry) -> None:
+def test_open_while_no_instance_passes(spine: AnySpine, registry: Registry) -> None:
     spine.register("photo", "http://localhost:8002")
     registry.status["photo@localhost:8002"] = "critical"
     with pytest.raises(CircuitOpen) as caught:
@@ -25,7 +26,7 @@ def test_open_while_no_instance_passes(spine: Spine, registry: Registry) -> None
     assert spine.lookup("photo") == "http://localhost:8002"
 
 
-def test_the_key_does_not_get_around_an_open_circuit(spine: Spine, registry: Registry) -> None:
+def test_the_key_does_not_get_around_an_open_circuit(spine: AnySpine, registry: Registry) -> None:
     spine.register("photo", "http://localhost:8002")
     assert "services/photo" in registry.keys
     registry.status["photo@localhost:8002"] = "critical"
@@ -33,14 +34,14 @@ def test_the_key_does_not_get_around_an_open_circuit(spine: Spine, registry: Reg
         spine.lookup("photo")
 
 
-def test_a_check_without_a_threshold_opens_at_its_first_failure(spine: Spine, registry: Registry) -> None:
+def test_a_check_without_a_threshold_opens_at_its_first_failure(spine: AnySpine, registry: Registry) -> None:
     check = {"FailuresBeforeCritical": 0, "Status": "critical"}
     registry.services["n1", "x"] = {"Name": "x", "ID": "x", "Address": "h", "Port": 1, "Check": check}
     with pytest.raises(CircuitOpen, match=r"\(1/1 failures\)"):
         spine.lookup("x")
 
 
-def test_the_traceback_ends_with_the_full_name_and_text(spine: Spine, registry: Registry) -> None:
+def test_the_traceback_ends_with_the_full_name_and_text(spine: AnySpine, registry: Registry) -> None:
     spine.register("photo", "http://localhost:8002")
     registry.status["photo@localhost:8002"] = "critical"
     program = f"from hms_spine import Spine\nSpine({registry.url!r}).lookup('photo')"

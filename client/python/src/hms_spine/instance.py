@@ -72,46 +72,53 @@ class Instance:
         return version == self.version or version in self.tags
 
 
-def registration(
-    name: str,
-    url: str,
-    *,
-    id: str | None = None,
-    version: str | None = None,
-    weight: int | None = None,
-    check: bool = True,
-) -> dict[str, Any]:
-    """The body that registers `url`, which has no slash at its end, as an instance of `name`.
+@dataclass(frozen=True)
+class Registration:
+    """What is said about an instance when it is registered."""
 
-    Address and port are there for everybody; the URL itself, which may have a path, travels in the metadata. The
-    version is metadata for filters and a tag for DNS.
-    """
-    if not name:
-        raise ValueError("a service needs a name")
-    host, port, path = _split(url)
-    meta = {"url": url}
-    body: dict[str, Any] = {
-        "Name": name,
-        "ID": id or f"{name}@{_in_url(host)}:{port}{path}",
-        "Address": host,
-        "Port": port,
-        "Meta": meta,
-    }
-    if version is not None:
-        meta["version"] = version
-        body["Tags"] = [version]
-    if weight is not None:
-        body["Weights"] = {"Passing": _weight(weight), "Warning": min(weight, 1)}
-    if check:
-        body["Check"] = {
-            "HTTP": url + "/health",
-            "Interval": f"{CHECK_INTERVAL}s",
-            "Timeout": f"{CHECK_TIMEOUT}s",
-            "FailuresBeforeCritical": FAILURES_BEFORE_CRITICAL,
-            # Who registers says that the service is there; the probes may prove it wrong.
-            "Status": "passing",
+    name: str
+    url: str
+    id: str | None = None
+    version: str | None = None
+    weight: int | None = None
+    check: bool = True
+
+    def __post_init__(self) -> None:
+        """A slash at the end of a URL doesn't make another instance."""
+        object.__setattr__(self, "url", self.url.rstrip("/"))
+
+    def body(self) -> dict[str, Any]:
+        """The same as the registry's JSON. Raises `ValueError` for what no registry would take.
+
+        Address and port are there for everybody; the URL itself, which may have a path, travels in the metadata. The
+        version is metadata for filters and a tag for DNS.
+        """
+        if not self.name:
+            raise ValueError("a service needs a name")
+        host, port, path = _split(self.url)
+        meta = {"url": self.url}
+        body: dict[str, Any] = {
+            "Name": self.name,
+            "ID": self.id or f"{self.name}@{_in_url(host)}:{port}{path}",
+            "Address": host,
+            "Port": port,
+            "Meta": meta,
         }
-    return body
+        if self.version is not None:
+            meta["version"] = self.version
+            body["Tags"] = [self.version]
+        if self.weight is not None:
+            body["Weights"] = {"Passing": _weight(self.weight), "Warning": min(self.weight, 1)}
+        if self.check:
+            body["Check"] = {
+                "HTTP": self.url + "/health",
+                "Interval": f"{CHECK_INTERVAL}s",
+                "Timeout": f"{CHECK_TIMEOUT}s",
+                "FailuresBeforeCritical": FAILURES_BEFORE_CRITICAL,
+                # Who registers says that the service is there; the probes may prove it wrong.
+                "Status": "passing",
+            }
+        return body
 
 
 def failed_threshold(instances: Sequence[Instance]) -> int:

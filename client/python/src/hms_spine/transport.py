@@ -1,4 +1,4 @@
-"""HTTP to one of several servers, by the standard library alone.
+"""HTTP by the standard library alone, for threads.
 
 Why no HTTP package: a registry client sits in every service of a fleet, next to whatever version of `requests` or
 `httpx` that service needs, and it makes small calls of one kind. Why a connection for each call: nothing is shared
@@ -9,14 +9,13 @@ call into an error. Proxy settings of the environment are not followed: a regist
 from __future__ import annotations
 
 import http.client
-import json
+import socket
 import ssl
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+import threading
 
-from .exceptions import SpineError, Unavailable
+from .exceptions import SpineError
+from .message import Answer, Operation, Request, T
+from .servers import Server, Servers, index_of
 
 #: Seconds to wait for a connection: short, because the next server may answer.
 CONNECT_TIMEOUT = 2.0
@@ -24,114 +23,110 @@ CONNECT_TIMEOUT = 2.0
 #: Bytes of an answer that are read at most; what is longer is refused, not cut.
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
+#: What is sent with every request.
+HEADERS = {"Accept": "application/json", "Connection": "close"}
+
 _PIECE_BYTES = 64 * 1024
 
-# A server answers 500 when it has no leader or doesn't know the outcome, 429 and 5xx from a proxy when it is
-# overloaded or going down: another server may do better.
-_TRY_ANOTHER = frozenset({429, 500, 502, 503, 504})
+
+class Cut(Exception):
+    """The request was given up by `Line.cut`. Nobody but who cut it sees this."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a server said: any status below 500 except 429."""
+class Line:
+    """The connection that a thread waits on, so that another thread can make it stop waiting."""
 
-    status: int
-    body: bytes
+    def __init__(self) -> None:
+        """Not connected, and not cut."""
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._is_cut = False
 
-    def json(self) -> Any:
-        """The body as a JSON document."""
-        try:
-            return json.loads(self.body)
-        except ValueError as error:
-            raise SpineError(f"the registry answered something that is not JSON: {self.text()[:200]!r}") from error
+    def attach(self, connected: socket.socket | None) -> None:
+        """From here on, `cut` ends what is read from this socket (`None`: there is none now)."""
+        with self._lock:
+            if self._is_cut:
+                raise Cut
+            self._socket = connected
 
-    def text(self) -> str:
-        """The body as text, for messages."""
-        return self.body.decode("utf-8", "replace").strip()
+    def cut(self) -> None:
+        """End the request under way, and every later one."""
+        with self._lock:
+            self._is_cut = True
+            if self._socket is not None:
+                try:
+                    self._socket.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # the other side was faster
 
 
 class Transport:
-    """A list of servers of one cluster, asked in turn until one answers.
+    """Carries requests for the thread that calls."""
 
-    The server that answered last is asked first. Every request of this package gives the same result when it is sent
-    twice, so all of them are repeated on the next server, writes too.
-    """
+    def __init__(self, servers: Servers) -> None:
+        """To any of these servers."""
+        self._servers = servers
 
-    def __init__(self, urls: Sequence[str], timeout: float) -> None:
-        """`timeout`: seconds to wait for the answer of one server."""
-        if not urls:
-            raise ValueError("at least one registry URL is needed")
-        self._servers = [_Server.parse(url) for url in urls]
-        self._timeout = timeout
-        self._preferred = 0
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-    ) -> Answer:
-        """The first usable answer. `path` is already percent-encoded."""
-        target = path + ("?" + urlencode(query, quote_via=quote) if query else "")
-        first, count = self._preferred, len(self._servers)
-        failures = []
-        for turn in range(count):
-            position = (first + turn) % count
-            server = self._servers[position]
-            try:
-                answer = server.request(method, target, body, self._timeout)
-            except (OSError, http.client.HTTPException) as error:
-                failures.append(f"{server.url}: {error or type(error).__name__}")
-                continue
-            if answer.status in _TRY_ANOTHER:
-                failures.append(f"{server.url}: {answer.status} {answer.text()[:200]}")
-                continue
-            self._preferred = position
-            return answer
-        raise Unavailable("no registry server could answer: " + "; ".join(failures))
-
-
-@dataclass(frozen=True)
-class _Server:
-    url: str
-    secure: bool
-    host: str
-    port: int
-    prefix: str
-
-    @classmethod
-    def parse(cls, url: str) -> _Server:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"a registry URL looks like http://HOST:PORT, not {url!r}")
-        secure = parts.scheme == "https"
-        port = parts.port or (443 if secure else 80)
-        return cls(url, secure, parts.hostname, port, parts.path.rstrip("/"))
-
-    def request(self, method: str, target: str, body: bytes | None, timeout: float) -> Answer:
-        connection = self._connect()
+    def run(self, operation: Operation[T]) -> T:
+        """Carry out an operation from beginning to end."""
         try:
-            connection.connect()
-            connection.sock.settimeout(timeout)
-            headers = {"Accept": "application/json", "Connection": "close"}
-            connection.request(method, self.prefix + target, body=body, headers=headers)
-            response = connection.getresponse()
-            return Answer(response.status, self._read(response))
-        finally:
-            connection.close()
+            request = next(operation)
+            while True:
+                request = operation.send(self.request(request))
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
-    def _read(self, response: http.client.HTTPResponse) -> bytes:
-        # In pieces: asked for all at once, old Pythons set the whole bound's memory aside for each answer.
-        content = bytearray()
-        while piece := response.read(_PIECE_BYTES):
-            content += piece
-            if len(content) > ANSWER_BYTES_MAX:
-                raise SpineError(f"the answer of {self.url} is longer than {ANSWER_BYTES_MAX} bytes")
-        return bytes(content)
+    def request(self, request: Request, line: Line | None = None) -> Answer:
+        """The first usable answer. With a `line`, another thread can cut it: then it raises `Cut`."""
+        line = line or Line()
+        timeout = self._servers.timeout(request)
+        turns = self._servers.round()
+        for server in turns:
+            try:
+                answer = _ask(server, request, timeout, line)
+            except (OSError, http.client.HTTPException) as error:
+                line.attach(None)  # a cut looks like a failure of the server, and is none
+                turns.failed(server, error)
+                continue
+            if turns.settled_by(server, answer):
+                return answer
+        raise turns.unavailable()
 
-    def _connect(self) -> http.client.HTTPConnection:
-        if self.secure:
-            context = ssl.create_default_context()
-            return http.client.HTTPSConnection(self.host, self.port, timeout=CONNECT_TIMEOUT, context=context)
-        return http.client.HTTPConnection(self.host, self.port, timeout=CONNECT_TIMEOUT)
+
+def _ask(server: Server, request: Request, timeout: float, line: Line) -> Answer:
+    connection = _connection(server)
+    try:
+        connection.connect()
+        connection.sock.settimeout(timeout)
+        line.attach(connection.sock)
+        connection.request(request.method, server.prefix + request.target, body=request.body, headers=HEADERS)
+        response = connection.getresponse()
+        return Answer(response.status, _read(server, response), index_of(response.headers))
+    finally:
+        connection.close()
+
+
+def _connection(server: Server) -> http.client.HTTPConnection:
+    if server.secure:
+        context = ssl.create_default_context()
+        return http.client.HTTPSConnection(server.host, server.port, timeout=CONNECT_TIMEOUT, context=context)
+    return http.client.HTTPConnection(server.host, server.port, timeout=CONNECT_TIMEOUT)
+
+
+def _read(server: Server, response: http.client.HTTPResponse) -> bytes:
+    # In pieces: asked for all at once, old Pythons set the whole bound's memory aside for each answer.
+    content = bytearray()
+    while piece := response.read(_PIECE_BYTES):
+        content += piece
+        if len(content) > ANSWER_BYTES_MAX:
+            raise too_long(server)
+    if response.length:
+        # Read in pieces, an answer that breaks off doesn't say so by itself.
+        raise http.client.IncompleteRead(bytes(content), response.length)
+    return bytes(content)
+
+
+def too_long(server: Server) -> SpineError:
+    """The refusal of an answer beyond the bound."""
+    return SpineError(f"the answer of {server.url} is longer than {ANSWER_BYTES_MAX} bytes")
