@@ -33,6 +33,11 @@ pub fn put(url: &str, body: &str) -> Option<Response> {
     client().put(url).body(body.to_owned()).send().ok()
 }
 
+/// The answer to `POST url` with this body, or `None` if nobody answered.
+pub fn post(url: &str, body: &str) -> Option<Response> {
+    client().post(url).body(body.to_owned()).send().ok()
+}
+
 fn client() -> &'static Client {
     static CLIENT: OnceLock<Client> = OnceLock::new();
     CLIENT.get_or_init(|| {

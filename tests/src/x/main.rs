@@ -5,7 +5,7 @@
 //! | `cargo x check` | formatting, clippy and rustdoc, each with warnings as errors |
 //! | `cargo x test` | `cargo test --workspace`: offline, unprivileged |
 //! | `cargo x python` | the tests of `client/python` in an environment of their own |
-//! | `cargo x compat` | unmodified clients of others, and both tutorials, against the built binary |
+//! | `cargo x compat` | unmodified clients of others, both tutorials and the demo, against the built binary |
 //! | `cargo x faults` | kills, partitions and power cuts (root: namespaces, loop devices) |
 //! | `cargo x sim` | seeds of the node's simulation, and the proof that a seed repeats |
 //! | `cargo x sim --seed N [--trace]`, `--seeds A..B` | one seed, or many: `tests/src/sim/options.rs` has the rest |
@@ -60,7 +60,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "compat",
-        purpose: "real clients of others and both tutorials",
+        purpose: "real clients of others, both tutorials and the demo",
         stages: stages::compat,
     },
     Command {

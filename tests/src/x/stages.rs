@@ -49,7 +49,7 @@ pub(crate) fn test(workspace: &Workspace) -> Vec<Stage> {
     )]
 }
 
-/// The Python client's own tests and types, in an environment that lies in the target directory.
+/// The Python client's own tests, its wheel among them, and types, in an environment that lies in the target directory.
 pub(crate) fn python(workspace: &Workspace) -> Vec<Stage> {
     let package = workspace.root.join("client/python");
     let environment = workspace.target.join("x/python");
@@ -78,12 +78,12 @@ fn system() -> Stage {
     Stage::prepared("system packages", debian::packages)
 }
 
-/// Unmodified clients of others, which the tests install by name from their registries, and both tutorials.
+/// Unmodified clients of others, which the tests install by name from their registries, both tutorials, and the demo.
 pub(crate) fn compat(workspace: &Workspace) -> Vec<Stage> {
     vec![staged(
         "compat",
         workspace,
-        &["tutorial", "consul_compat"],
+        &["tutorial", "demo", "consul_compat"],
         || Ok(()),
     )]
 }
