@@ -108,6 +108,12 @@ impl Teller {
                 .next(Some(self.idle))
                 .await
                 .map_err(|error| status::of_cursor(&error))?;
+            // Cut off from its cluster it would say for ever that nothing happens.
+            if batch.events.is_empty() && !self.registry.status().ready {
+                return Err(status::not_ready(
+                    "this server has heard of no leader for some time",
+                ));
+            }
             // A server that lags behind the client's place has nothing to tell; the place never falls.
             self.through = self.place.max(batch.through);
             self.pending = batch.events;

@@ -192,3 +192,19 @@ async fn a_parked_cursor_moves_past_what_does_not_touch_it() {
     drop(parked);
     assert_eq!(cursor.next(Some(idle)).await.unwrap().through.0, last);
 }
+
+#[tokio::test]
+async fn a_server_that_is_cut_off_does_not_say_for_ever_that_nothing_happens() {
+    let served = Served::start().await;
+    let keys = watch_of(Topic::Keys(prefix("")), None);
+    let mut told = served.watch().watch(keys).await.unwrap().into_inner();
+    served.registry.set_ready(false);
+    let ended = loop {
+        match told.message().await {
+            Ok(message) => assert!(message.unwrap().events.is_empty()),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(ended.code(), Code::Unavailable);
+    assert_eq!(ended.metadata().get("spine-code").unwrap(), "not_ready");
+}
