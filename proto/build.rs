@@ -12,6 +12,7 @@ const NATIVE: &[&str] = &[
     "spine/v1/lease.proto",
     "spine/v1/lock.proto",
     "spine/v1/members.proto",
+    "spine/v1/session.proto",
     "spine/v1/watch.proto",
 ];
 

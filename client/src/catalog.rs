@@ -21,7 +21,7 @@ impl Catalog {
     /// is a heartbeat.
     pub async fn register(&self, request: impl Into<v1::RegisterRequest>) -> Result<v1::RegisterResponse> {
         let send = |channel, request| async move { client(channel).register(request).await };
-        self.0.pool.call(Kind::Write, request.into(), send).await
+        self.0.pool.once(request.into(), send).await
     }
 
     /// Removes an instance with its checks: on the node named, or wherever a server's node has it. Says whether there
@@ -38,7 +38,7 @@ impl Catalog {
     /// Removes a node, an instance or a check.
     pub async fn deregister_with(&self, request: v1::DeregisterRequest) -> Result<v1::DeregisterResponse> {
         let send = |channel, request| async move { client(channel).deregister(request).await };
-        self.0.pool.call(Kind::Write, request, send).await
+        self.0.pool.once(request, send).await
     }
 
     /// Lists all nodes, by name.

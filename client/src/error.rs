@@ -70,24 +70,65 @@ impl Error {
 pub(crate) enum Kind {
     /// It changes nothing: it may be sent any number of times.
     Read,
-    /// It changes something: it may be sent again only if it was not applied.
+    /// It changes something: it may be sent again only if it was not applied, or under the number that it had.
     Write,
 }
 
 /// A failed attempt.
+#[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
-    /// Whether another attempt is safe, and may fare better.
-    pub(crate) again: bool,
+    pub(crate) next: Next,
+}
+
+/// What a failed attempt leaves to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Another attempt would fare no better.
+    Stop,
+    /// Nothing was done: another attempt is safe, and may fare better.
+    Again,
+    /// It may have been done: another attempt is safe only under the number of this one.
+    Doubt,
+    /// The session of its number is not open, so this attempt did nothing.
+    SessionGone,
 }
 
 impl Failure {
     fn stop(error: Error) -> Self {
-        Self { error, again: false }
+        let next = Next::Stop;
+        Self { error, next }
     }
 
     fn again(error: Error) -> Self {
-        Self { error, again: true }
+        let next = Next::Again;
+        Self { error, next }
+    }
+
+    fn doubt(message: &str) -> Self {
+        let message = message.strip_prefix("outcome unknown: ").unwrap_or(message);
+        Self {
+            error: Error::Unknown(message.to_owned()),
+            next: Next::Doubt,
+        }
+    }
+
+    fn session_gone(message: String) -> Self {
+        Self {
+            error: Error::Unknown(message),
+            next: Next::SessionGone,
+        }
+    }
+
+    /// Of two servers' failures, whether this one tells the caller more: that a write may have been applied, or "no
+    /// leader", says more than "connection refused" elsewhere.
+    pub(crate) fn says_more_than(&self, other: &Self) -> bool {
+        let rank = |failure: &Self| match failure.next {
+            Next::Doubt => 2,
+            Next::Again if matches!(failure.error, Error::Unreachable(_)) => 0,
+            Next::Stop | Next::Again | Next::SessionGone => 1,
+        };
+        rank(self) > rank(other)
     }
 
     /// Nothing came back in time.
@@ -99,25 +140,23 @@ impl Failure {
     fn lost(kind: Kind, message: String) -> Self {
         match kind {
             Kind::Read => Self::again(Error::Unreachable(message)),
-            Kind::Write => Self::stop(Error::Unknown(message)),
+            Kind::Write => Self::doubt(&message),
         }
     }
 
     pub(crate) fn of(status: &Status, kind: Kind, server: &str) -> Self {
         let message = status.message().to_owned();
         match text(status, "spine-code") {
-            Some(_) if text(status, "spine-outcome") == Some("unknown") => Self::stop(Error::Unknown(
-                message
-                    .strip_prefix("outcome unknown: ")
-                    .unwrap_or(&message)
-                    .to_owned(),
-            )),
+            Some("unknown_session") => Self::session_gone(message),
+            Some("answered_before") => Self::stop(Error::Unknown(message)),
+            Some(_) if text(status, "spine-outcome") == Some("unknown") => Self::doubt(&message),
             Some("no_leader") => Self::again(Error::NoLeader),
             Some("overloaded") => Self::again(Error::Overloaded(message)),
             Some("shutting_down" | "not_ready") => {
                 Self::again(Error::Unreachable(format!("{server}: {message}")))
             }
-            Some("deadline") => Self::stop(Error::Deadline(message)),
+            // That server did not get there; another one may be further.
+            Some("deadline") => Self::again(Error::Deadline(message)),
             Some(code) => Self::stop(refused(status, code, message)),
             None => Self::without_rules(status, kind, server, message),
         }

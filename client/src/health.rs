@@ -47,7 +47,7 @@ impl Health {
     /// Reports the status of a TTL check of a node.
     pub async fn report_with(&self, request: v1::UpdateCheckRequest) -> Result<v1::UpdateCheckResponse> {
         let send = |channel, request| async move { client(channel).update_check(request).await };
-        self.0.pool.call(Kind::Write, request, send).await
+        self.0.pool.once(request, send).await
     }
 
     /// Reads checks, by node and id.

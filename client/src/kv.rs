@@ -139,7 +139,7 @@ impl Kv {
     /// Stores a value, with all that can be said about it.
     pub async fn put_with(&self, request: v1::PutRequest) -> Result<v1::PutResponse> {
         let send = |channel, request| async move { client(channel).put(request).await };
-        self.0.pool.call(Kind::Write, request, send).await
+        self.0.pool.once(request, send).await
     }
 
     /// Deletes the keys of a range.
@@ -163,7 +163,7 @@ impl Kv {
 
     async fn delete_with(&self, request: v1::DeleteRequest) -> Result<v1::DeleteResponse> {
         let send = |channel, request| async move { client(channel).delete(request).await };
-        self.0.pool.call(Kind::Write, request, send).await
+        self.0.pool.once(request, send).await
     }
 }
 

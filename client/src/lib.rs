@@ -15,7 +15,8 @@
 //!
 //! Several servers may be named; any of them answers any call. A call is tried again, at another server, only where
 //! that is safe: where nothing was written. What may have been written and was not answered is told as
-//! [`Error::Unknown`], never as a failure. [`Error`] says what the caller can do.
+//! [`Error::Unknown`], never as a failure, unless the client numbers its writes ([`Builder::exactly_once`]): then it is
+//! sent again and takes effect once. [`Error`] says what the caller can do.
 //!
 //! Answers are the messages of the API ([`proto`]), whose definitions document every field.
 
@@ -23,16 +24,18 @@ mod catalog;
 mod error;
 mod health;
 mod kv;
+mod limits;
 mod members;
 mod pool;
 mod registration;
+mod session;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 pub use spine_proto::v1 as proto;
 
-use self::pool::{Caller, Pool};
+use self::pool::{Caller, Pool, Settings};
 pub use self::{
     catalog::Catalog,
     error::{Error, Refusal, Result},
@@ -70,15 +73,24 @@ impl Client {
 
     /// A client of these servers, `HOST:PORT,…`, to be told more.
     pub fn builder(addresses: &str) -> Builder {
-        Builder {
-            addresses: addresses
-                .split(',')
-                .map(|address| address.trim().to_owned())
-                .collect(),
+        let addresses = addresses.split(',').map(|address| address.trim().to_owned());
+        Builder(Settings {
+            addresses: addresses.collect(),
             token: None,
             deadline: Duration::from_secs(5),
             wait_for_server: true,
-        }
+            prefer_leader: false,
+            sessions: false,
+        })
+    }
+
+    /// The same client, whose calls may take so long with all of their attempts. Servers obey up to 60 s.
+    pub fn within(&self, deadline: Duration) -> Self {
+        let caller = self.kv.caller();
+        Self::over(Caller {
+            pool: caller.pool.within(deadline),
+            ..caller.clone()
+        })
     }
 
     /// The same client, whose reads take what the asked server has: they may be behind and need no leader.
@@ -102,25 +114,20 @@ impl Client {
 
 /// What a client is to be.
 #[derive(Clone)]
-pub struct Builder {
-    addresses: Vec<String>,
-    token: Option<String>,
-    deadline: Duration,
-    wait_for_server: bool,
-}
+pub struct Builder(Settings);
 
 impl Builder {
     /// The credential to show.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
+        self.0.token = Some(token.into());
         self
     }
 
-    /// How long a call may take with all of its attempts; 5 s unless told.
+    /// How long a call may take with all of its attempts; 5 s unless told. Servers obey up to 60 s.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.0.deadline = deadline;
         self
     }
 
@@ -128,7 +135,32 @@ impl Builder {
     /// once. It does unless told.
     #[must_use]
     pub fn wait_for_server(mut self, wait: bool) -> Self {
-        self.wait_for_server = wait;
+        self.0.wait_for_server = wait;
+        self
+    }
+
+    /// Whether writes go to the leader as soon as a server has said who leads, if its address is one of those named
+    /// here; they don't unless told.
+    ///
+    /// It saves the way from a follower to the leader. It costs the follower's care: when the leader dies, a write that
+    /// was sent to a follower goes on to the next leader under a number of the follower's, and one that was sent to the
+    /// leader itself is [`Error::Unknown`], unless this client numbers its writes ([`Builder::exactly_once`]).
+    #[must_use]
+    pub fn prefer_leader(mut self, prefer: bool) -> Self {
+        self.0.prefer_leader = prefer;
+        self
+    }
+
+    /// Whether writes are numbered in a request session, so that one that got no answer is sent again, at any server,
+    /// and takes effect once; they aren't unless told. [`Error::Unknown`] is then left for when no server answers
+    /// before the deadline.
+    ///
+    /// A session costs a write when it is first needed; the cluster keeps 10,000 of them, and ends one that was not
+    /// used for an hour. At most 1,024 writes at once are numbered: those on top are as without a session. A repeated
+    /// registration may answer that nothing changed although its first sending did the change.
+    #[must_use]
+    pub fn exactly_once(mut self, numbered: bool) -> Self {
+        self.0.sessions = numbered;
         self
     }
 
@@ -137,16 +169,9 @@ impl Builder {
     /// # Errors
     /// [`Error::Config`] if an address or the token is not one.
     pub fn build(self) -> Result<Client> {
-        let pool = Pool::new(
-            &self.addresses,
-            self.token.as_deref(),
-            self.deadline,
-            self.wait_for_server,
-        )?;
-        let consistency = proto::Consistency::Linearizable;
         Ok(Client::over(Caller {
-            pool: Arc::new(pool),
-            consistency,
+            pool: Pool::new(&self.0)?,
+            consistency: proto::Consistency::Linearizable,
         }))
     }
 }
@@ -154,7 +179,7 @@ impl Builder {
 impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Builder")
-            .field("addresses", &self.addresses)
+            .field("addresses", &self.0.addresses)
             .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,14 @@
 //! The servers of a client, and how a call is tried at them.
+//!
+//! A call goes to the server that answered last. What comes of it decides what follows:
+//!
+//! | the attempt | a read | a write | a write with a number |
+//! |---|---|---|---|
+//! | was answered, or refused by the cluster's rules | ends | ends | ends |
+//! | did not get there, or found no leader, or a server that is full or stops | again | again | again |
+//! | got there and was not answered | again | ends as unknown | again, with the same number |
+//!
+//! "Again" is at the next server, and when each had its turn, after a pause, at the first, until the deadline.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -9,15 +19,20 @@ use std::{
     time::Duration,
 };
 
-use spine_proto::v1;
+use futures::future::BoxFuture;
+use spine_proto::v1::{self, sessions_client::SessionsClient};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{
     Request, Response, Status,
-    metadata::{Ascii, MetadataValue},
+    metadata::{Ascii, MetadataMap, MetadataValue},
     transport::{Channel, Endpoint},
 };
 
-use crate::error::{Error, Failure, Kind, Result};
+pub(crate) use crate::limits::MESSAGE_BYTES_MAX;
+use crate::{
+    error::{Error, Failure, Kind, Next, Result},
+    session::{Number, Sessions},
+};
 
 /// A connection that takes longer counts as refused.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -27,15 +42,21 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after every server was tried once; doubled each time.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// The least time that a read is given at a server while there are others.
+/// The least time that a call is given at a server while there are others.
 const READ_ATTEMPT_MIN: Duration = Duration::from_millis(500);
-/// Pages are about 1 MiB; a single row may be larger.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// A write that runs out of time may be unknown then, so it gets more: elections, a few in a row, are over.
+const WRITE_ATTEMPT_MIN: Duration = Duration::from_secs(2);
+/// No server is known to lead.
+const NOBODY: usize = usize::MAX;
+/// Metadata of an answer: where the leader serves the native API.
+const LEADER: &str = "spine-leader";
+/// Metadata of a request: its number in a request session.
+const REQUEST: &str = "spine-request";
 
 /// Who calls: the servers, and how fresh reads are.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
-    pub(crate) pool: Arc<Pool>,
+    pub(crate) pool: Pool,
     pub(crate) consistency: v1::Consistency,
 }
 
@@ -45,14 +66,34 @@ impl Caller {
     }
 }
 
-/// The servers.
+/// What a pool is to be.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) addresses: Vec<String>,
+    pub(crate) token: Option<String>,
+    pub(crate) deadline: Duration,
+    pub(crate) wait_for_server: bool,
+    pub(crate) prefer_leader: bool,
+    pub(crate) sessions: bool,
+}
+
+/// The servers, and how long a call to them may take. Clones share the connections.
+#[derive(Clone)]
 pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    deadline: Duration,
+}
+
+struct Shared {
     servers: Vec<Server>,
     /// The one that answered last.
     preferred: AtomicUsize,
+    /// The one that is said to lead, or [`NOBODY`].
+    leader: AtomicUsize,
     authorization: Option<MetadataValue<Ascii>>,
-    deadline: Duration,
     wait_for_server: bool,
+    prefer_leader: bool,
+    sessions: Option<Sessions>,
 }
 
 struct Server {
@@ -61,17 +102,13 @@ struct Server {
 }
 
 impl Pool {
-    pub(crate) fn new(
-        addresses: &[String],
-        token: Option<&str>,
-        deadline: Duration,
-        wait_for_server: bool,
-    ) -> Result<Self> {
-        let servers = addresses
+    pub(crate) fn new(settings: &Settings) -> Result<Self> {
+        let servers = settings
+            .addresses
             .iter()
             .map(|address| Server::new(address))
             .collect::<Result<Vec<_>>>()?;
-        let authorization = token.map(|token| {
+        let authorization = settings.token.as_deref().map(|token| {
             let mut value = MetadataValue::try_from(format!("Bearer {token}"))
                 .map_err(|_| Error::Config("the token has characters that can't be sent".into()))?;
             value.set_sensitive(true);
@@ -79,13 +116,27 @@ impl Pool {
         });
         // Clients that start together don't all begin with the same server.
         let first = usize::try_from(random() % servers.len() as u64).unwrap_or_default();
-        Ok(Self {
+        let shared = Shared {
             servers,
             preferred: AtomicUsize::new(first),
+            leader: AtomicUsize::new(NOBODY),
             authorization: authorization.transpose()?,
-            deadline,
-            wait_for_server,
+            wait_for_server: settings.wait_for_server,
+            prefer_leader: settings.prefer_leader,
+            sessions: settings.sessions.then(Sessions::default),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            deadline: settings.deadline,
         })
+    }
+
+    /// The same servers, whose calls may take so long.
+    pub(crate) fn within(&self, deadline: Duration) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            deadline,
+        }
     }
 
     /// Makes a call, at one server after another where that is safe, until the deadline.
@@ -96,81 +147,90 @@ impl Pool {
         Fut: Future<Output = Result<Response<R>, Status>>,
     {
         let until = Instant::now() + self.deadline;
+        self.attempt(Attempt::new(kind, None, until), message, send).await
+    }
+
+    /// Makes a call that is one write of the cluster, so that a number in a request session makes it safe to send again:
+    /// with one, if this client has sessions and not too many numbers are out.
+    pub(crate) async fn once<T, R, F, Fut>(&self, message: T, send: F) -> Result<R>
+    where
+        T: Clone,
+        F: Fn(Channel, Request<T>) -> Fut,
+        Fut: Future<Output = Result<Response<R>, Status>>,
+    {
+        let until = Instant::now() + self.deadline;
+        let number = match &self.shared.sessions {
+            Some(sessions) => sessions.number(self.open_session(until)).await?,
+            None => None,
+        };
+        self.attempt(Attempt::new(Kind::Write, number, until), message, send)
+            .await
+    }
+
+    async fn attempt<T, R, F, Fut>(&self, mut attempt: Attempt, message: T, send: F) -> Result<R>
+    where
+        T: Clone,
+        F: Fn(Channel, Request<T>) -> Fut,
+        Fut: Future<Output = Result<Response<R>, Status>>,
+    {
+        let until = attempt.until;
         let mut pause = PAUSE_MIN;
         loop {
-            let failure = match self.round(kind, &message, &send, until).await {
+            let failure = match self.shared.round(&mut attempt, &message, &send).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            let give_up = !self.wait_for_server && matches!(failure.error, Error::Unreachable(_));
-            if !failure.again || give_up || Instant::now() + pause >= until {
-                return Err(failure.error);
+            match failure.next {
+                Next::Stop => return Err(failure.error),
+                Next::Doubt if attempt.number.is_none() => return Err(failure.error),
+                Next::Again | Next::Doubt => {}
+                Next::SessionGone => {
+                    let (Some(sessions), Some(number), None) =
+                        (&self.shared.sessions, attempt.number.take(), &attempt.doubt)
+                    else {
+                        // What the session knew of an earlier attempt is gone with it.
+                        return Err(attempt.doubt.unwrap_or(failure.error));
+                    };
+                    sessions.gone(number).await;
+                    attempt.number = sessions.number(self.open_session(until)).await?;
+                }
+            }
+            let give_up = !self.waits() && matches!(failure.error, Error::Unreachable(_));
+            if give_up || Instant::now() + pause >= until {
+                return Err(attempt.doubt.unwrap_or(failure.error));
             }
             sleep(jittered(pause)).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
-    /// Tries each server once, beginning with the one that answered last.
-    async fn round<T, R, F, Fut>(
-        &self,
-        kind: Kind,
-        message: &T,
-        send: &F,
-        until: Instant,
-    ) -> Result<R, Failure>
-    where
-        T: Clone,
-        F: Fn(Channel, Request<T>) -> Fut,
-        Fut: Future<Output = Result<Response<R>, Status>>,
-    {
-        let first = self.preferred.load(Ordering::Relaxed);
-        let mut told: Option<Failure> = None;
-        for step in 0..self.servers.len() {
-            let at = (first + step) % self.servers.len();
-            let others = self.servers.len() - step - 1;
-            let end = attempt_end(kind, until, others);
-            let server = &self.servers[at];
-            let mut request = Request::new(message.clone());
-            request.set_timeout(end.saturating_duration_since(Instant::now()));
-            self.authorize(&mut request);
-            let failure = match timeout_at(end, send(server.channel.clone(), request)).await {
-                Ok(Ok(answer)) => {
-                    self.preferred.store(at, Ordering::Relaxed);
-                    return Ok(answer.into_inner());
-                }
-                Ok(Err(status)) => Failure::of(&status, kind, &server.address),
-                Err(_) => Failure::silence(kind, &server.address),
-            };
-            let last = !failure.again || Instant::now() >= until;
-            // "No leader" from one says more than "connection refused" from the next.
-            let says_more = |before: &Failure| {
-                matches!(failure.error, Error::Unreachable(_))
-                    && !matches!(before.error, Error::Unreachable(_))
-            };
-            match told {
-                Some(before) if failure.again && says_more(&before) => told = Some(before),
-                _ => told = Some(failure),
-            }
-            if last {
-                break;
-            }
-        }
-        Err(told.expect("a pool has at least one server"))
+    /// A session that is opened and not heard of ends by itself, so opening one may be tried again.
+    fn open_session(&self, until: Instant) -> BoxFuture<'_, Result<u64>> {
+        let left = until.saturating_duration_since(Instant::now());
+        let opening = self.within(left);
+        Box::pin(async move {
+            let send =
+                |channel, request| async move { SessionsClient::new(channel).open_session(request).await };
+            let opened: v1::OpenSessionResponse =
+                opening.call(Kind::Read, v1::OpenSessionRequest {}, send).await?;
+            Ok(opened.session)
+        })
     }
 
-    /// The server to open a stream at: the one that answered last, or after failures the next one.
-    pub(crate) fn stream_server(&self, failures: usize) -> (Channel, &str) {
-        let at = (self.preferred.load(Ordering::Relaxed) + failures) % self.servers.len();
-        (self.servers[at].channel.clone(), &self.servers[at].address)
+    /// The place of the server to open a stream at: of the one that answered last. The next places are those of the others.
+    pub(crate) fn preferred(&self) -> usize {
+        self.shared.preferred.load(Ordering::Relaxed)
+    }
+
+    /// The server at this place, counted round and round.
+    pub(crate) fn server(&self, place: usize) -> (Channel, &str) {
+        let servers = &self.shared.servers;
+        let Server { channel, address } = &servers[place % servers.len()];
+        (channel.clone(), address)
     }
 
     pub(crate) fn authorize<T>(&self, request: &mut Request<T>) {
-        if let Some(authorization) = &self.authorization {
-            request
-                .metadata_mut()
-                .insert("authorization", authorization.clone());
-        }
+        self.shared.authorize(request);
     }
 
     /// How long a call may take.
@@ -180,11 +240,136 @@ impl Pool {
 
     /// Whether a call waits for a server to be reached.
     pub(crate) fn waits(&self) -> bool {
-        self.wait_for_server
+        self.shared.wait_for_server
     }
 
     pub(crate) fn servers(&self) -> usize {
-        self.servers.len()
+        self.shared.servers.len()
+    }
+}
+
+/// What the attempts of a call have in common.
+struct Attempt {
+    kind: Kind,
+    number: Option<Number>,
+    /// Set once one of them may have been applied: then nothing but an answer says that it was not.
+    doubt: Option<Error>,
+    until: Instant,
+}
+
+impl Attempt {
+    fn new(kind: Kind, number: Option<Number>, until: Instant) -> Self {
+        Self {
+            kind,
+            number,
+            doubt: None,
+            until,
+        }
+    }
+
+    /// When an attempt ends that begins now. It leaves time for the other servers; one that can't be repeated if it
+    /// runs out of time leaves less.
+    fn end(&self, others: usize) -> Instant {
+        let now = Instant::now();
+        let least = match (self.kind, &self.number) {
+            _ if others == 0 => return self.until,
+            (Kind::Read, _) | (Kind::Write, Some(_)) => READ_ATTEMPT_MIN,
+            (Kind::Write, None) => WRITE_ATTEMPT_MIN,
+        };
+        let left = self.until.saturating_duration_since(now);
+        (now + (left / 2).max(least)).min(self.until)
+    }
+}
+
+impl Shared {
+    /// Tries each server once. What may have been done ends the round for a call without a number.
+    async fn round<T, R, F, Fut>(&self, attempt: &mut Attempt, message: &T, send: &F) -> Result<R, Failure>
+    where
+        T: Clone,
+        F: Fn(Channel, Request<T>) -> Fut,
+        Fut: Future<Output = Result<Response<R>, Status>>,
+    {
+        let first = self.first(attempt.kind);
+        let mut told: Option<Failure> = None;
+        for step in 0..self.servers.len() {
+            let at = (first + step) % self.servers.len();
+            let end = attempt.end(self.servers.len() - step - 1);
+            let server = &self.servers[at];
+            let mut request = Request::new(message.clone());
+            request.set_timeout(end.saturating_duration_since(Instant::now()));
+            self.authorize(&mut request);
+            if let Some(number) = &attempt.number {
+                request.metadata_mut().insert(REQUEST, number.metadata());
+            }
+            let failure = match timeout_at(end, send(server.channel.clone(), request)).await {
+                Ok(Ok(answer)) => {
+                    self.answered(at, attempt.kind, answer.metadata());
+                    return Ok(answer.into_inner());
+                }
+                Ok(Err(status)) => Failure::of(&status, attempt.kind, &server.address),
+                Err(_) => Failure::silence(attempt.kind, &server.address),
+            };
+            let goes_on = match failure.next {
+                Next::Again => true,
+                Next::Doubt => {
+                    attempt.doubt = Some(failure.error.clone());
+                    attempt.number.is_some()
+                }
+                Next::Stop | Next::SessionGone => false,
+            };
+            if goes_on {
+                self.failed(at);
+            }
+            told = Some(match told {
+                Some(before) if goes_on && before.says_more_than(&failure) => before,
+                _ => failure,
+            });
+            if !goes_on || Instant::now() >= attempt.until {
+                break;
+            }
+        }
+        Err(told.expect("a pool has at least one server"))
+    }
+
+    /// Where a call begins.
+    fn first(&self, kind: Kind) -> usize {
+        let leader = self.leader.load(Ordering::Relaxed);
+        if self.prefer_leader && kind != Kind::Read && leader != NOBODY {
+            leader
+        } else {
+            self.preferred.load(Ordering::Relaxed)
+        }
+    }
+
+    fn answered(&self, at: usize, kind: Kind, metadata: &MetadataMap) {
+        let told = metadata.get(LEADER).and_then(|leader| leader.to_str().ok());
+        let leader = told.and_then(|leader| self.servers.iter().position(|server| server.address == leader));
+        if let Some(leader) = leader {
+            self.leader.store(leader, Ordering::Relaxed);
+        }
+        // Writes that go to the leader say nothing of where reads are answered well.
+        if !self.prefer_leader || kind == Kind::Read {
+            self.preferred.store(at, Ordering::Relaxed);
+        }
+    }
+
+    /// The next call does not begin here.
+    fn failed(&self, at: usize) {
+        let next = (at + 1) % self.servers.len();
+        let _ = self
+            .preferred
+            .compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self
+            .leader
+            .compare_exchange(at, NOBODY, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn authorize<T>(&self, request: &mut Request<T>) {
+        if let Some(authorization) = &self.authorization {
+            request
+                .metadata_mut()
+                .insert("authorization", authorization.clone());
+        }
     }
 }
 
@@ -213,18 +398,9 @@ impl Server {
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list()
-            .entries(self.servers.iter().map(|server| &server.address))
+            .entries(self.shared.servers.iter().map(|server| &server.address))
             .finish()
     }
-}
-
-/// When an attempt ends. A read leaves time for the other servers; a write has all of it, as it can't be sent again.
-fn attempt_end(kind: Kind, until: Instant, others: usize) -> Instant {
-    if kind == Kind::Write || others == 0 {
-        return until;
-    }
-    let left = until.saturating_duration_since(Instant::now());
-    (Instant::now() + (left / 2).max(READ_ATTEMPT_MIN)).min(until)
 }
 
 /// Between half of a pause and all of it, so that clients which failed together don't come back together.

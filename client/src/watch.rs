@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::{Request, Streaming};
 
 use crate::{
-    error::{Error, Failure, Kind, Result},
+    error::{Error, Failure, Kind, Next, Result},
     kv::KeyRange,
     pool::{Caller, MESSAGE_BYTES_MAX, jittered, longer},
 };
@@ -116,6 +116,7 @@ impl WatchRequest {
         let Self { caller, request } = self;
         let mut stream = WatchStream {
             place: request.from_index,
+            server: caller.pool.preferred(),
             caller,
             request,
             told_ahead: 0,
@@ -150,7 +151,8 @@ pub struct WatchStream {
     told_ahead: usize,
     /// Of these a new stream repeats so many.
     skip: usize,
-    /// Servers that failed one after another.
+    /// The place of the server that is asked, and how many before it have failed.
+    server: usize,
     failures: usize,
     pause: Option<Duration>,
     open: Option<Streaming<v1::WatchResponse>>,
@@ -171,7 +173,7 @@ impl WatchStream {
             match self.step().await {
                 Ok(Some(batch)) => return Ok(batch),
                 Ok(None) => {}
-                Err(failure) if failure.again => self.pause().await,
+                Err(failure) if failure.next == Next::Again => self.pause().await,
                 Err(failure) => return Err(failure.error),
             }
         }
@@ -198,7 +200,7 @@ impl WatchStream {
             };
             let each_tried = self.failures + 1 >= pool.servers();
             let give_up = !pool.waits() && each_tried && matches!(failure.error, Error::Unreachable(_));
-            if !failure.again || give_up || Instant::now() >= until {
+            if failure.next != Next::Again || give_up || Instant::now() >= until {
                 return Err(failure.error);
             }
             self.pause().await;
@@ -207,7 +209,7 @@ impl WatchStream {
 
     /// Reads one message, opening a stream first if there is none. A stream's opening message is not a batch.
     async fn step(&mut self) -> Result<Option<Batch>, Failure> {
-        let (channel, server) = self.caller.pool.stream_server(self.failures);
+        let (channel, server) = self.caller.pool.server(self.server);
         let Some(open) = &mut self.open else {
             let mut request = Request::new(v1::WatchRequest {
                 from_index: self.place,
@@ -258,8 +260,10 @@ impl WatchStream {
         (repeated == 0 || !events.is_empty()).then_some(Batch { events, index })
     }
 
+    /// Before it is tried at the next server.
     async fn pause(&mut self) {
         self.failures += 1;
+        self.server += 1;
         let pause = longer(self.pause);
         self.pause = Some(pause);
         sleep(jittered(pause)).await;

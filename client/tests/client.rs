@@ -84,6 +84,44 @@ async fn without_a_leader_the_call_ends_at_its_deadline_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_server_without_a_leader_is_left_for_one_that_has() {
+    let cut_off = Server::start([Act::Refuse("no_leader"); 2]).await;
+    let fine = Server::start([Act::Answer; 9]).await;
+    let client = client(&[&cut_off, &fine]);
+    for _ in 0..5 {
+        client.kv.put("k", "v").await.unwrap();
+    }
+    assert!(cut_off.calls() <= 1, "it was asked {} times", cut_off.calls());
+}
+
+#[tokio::test]
+async fn writes_go_to_the_leader_if_that_is_wanted_and_elsewhere_when_it_is_gone() {
+    let follower = Server::start([Act::Answer; 99]).await;
+    let leader = Server::start([Act::Answer; 99]).await;
+    follower.name_leader(&leader);
+    leader.name_leader(&leader);
+    let addresses = format!("{},{}", follower.address, leader.address);
+    let client = Client::builder(&addresses).prefer_leader(true).build().unwrap();
+    client.kv.put("k", "v").await.unwrap();
+    let (to_follower, to_leader) = (follower.calls(), leader.calls());
+    for _ in 0..5 {
+        client.kv.put("k", "v").await.unwrap();
+    }
+    assert_eq!((follower.calls(), leader.calls()), (to_follower, to_leader + 5));
+
+    // The leader ends. It is asked once more, and not again.
+    follower.name_leader(&follower);
+    leader.go_on_with([Act::Refuse("shutting_down"); 9]);
+    for _ in 0..5 {
+        client.kv.put("k", "v").await.unwrap();
+    }
+    assert_eq!(
+        (follower.calls(), leader.calls()),
+        (to_follower + 5, to_leader + 6)
+    );
+}
+
+#[tokio::test]
 async fn nobody_there_is_told_at_once_to_those_who_do_not_wait() {
     let server = Server::start([]).await;
     let client = Client::builder(&server.address)
@@ -149,4 +187,16 @@ async fn a_watch_ends_where_its_changes_are_no_longer_kept() {
         .start()
         .await;
     assert_eq!(begun.unwrap_err(), Error::Compacted { oldest: 42 });
+
+    // In the middle, too: the stream that goes on finds that what it wants is gone.
+    let server = Server::start([Act::Tell(&[(3, &[3])]), Act::Refuse("compacted")]).await;
+    let mut watch = client(&[&server])
+        .watch
+        .topics([Topic::prefix("a/")])
+        .after(2)
+        .start()
+        .await
+        .unwrap();
+    assert_eq!(watch.next().await.unwrap().index, 3);
+    assert_eq!(watch.next().await.unwrap_err(), Error::Compacted { oldest: 42 });
 }

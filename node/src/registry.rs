@@ -184,6 +184,7 @@ impl NodeRegistry {
     async fn submit_command(&self, cx: &Context, command: Command) -> Result<Applied, Error> {
         let request = Box::new(Request {
             author: author(cx),
+            id: cx.request,
             ..Request::internal(command)
         });
         let bytes = codec::encoded_len(&*request) + ID_BYTES_MAX;

@@ -33,6 +33,7 @@ struct Log {
     calls: usize,
     authorization: Option<String>,
     watched: Vec<(String, Option<u64>)>,
+    leader: Option<String>,
 }
 
 pub(crate) struct Server {
@@ -92,6 +93,16 @@ impl Server {
         self.log.lock().unwrap().calls
     }
 
+    /// From now on it does this.
+    pub(crate) fn go_on_with<const N: usize>(&self, acts: [Act; N]) {
+        self.log.lock().unwrap().acts = acts.into();
+    }
+
+    /// From now on its answers say that the leader is there.
+    pub(crate) fn name_leader(&self, leader: &Server) {
+        self.log.lock().unwrap().leader = Some(leader.address.clone());
+    }
+
     pub(crate) fn authorization(&self) -> Option<String> {
         self.log.lock().unwrap().authorization.clone()
     }
@@ -111,7 +122,14 @@ struct Script {
 impl Script {
     async fn play<T, R: Default>(&self, request: Request<T>) -> Result<Response<R>, Status> {
         match self.next(&request) {
-            Act::Answer | Act::Tell(_) => Ok(Response::new(R::default())),
+            Act::Answer | Act::Tell(_) => {
+                let mut answer = Response::new(R::default());
+                if let Some(leader) = &self.log.lock().unwrap().leader {
+                    let leader = leader.parse().unwrap();
+                    answer.metadata_mut().insert("spine-leader", leader);
+                }
+                Ok(answer)
+            }
             Act::Refuse(code) => Err(refusal(code)),
             Act::Hang => std::future::pending().await,
             Act::Drop => Err(Status::unavailable("broken pipe")),

@@ -111,6 +111,7 @@ impl Registry for Local {
         }
         let applied = self.apply(Request {
             author: Self::author(cx),
+            id: cx.request,
             ..Request::internal(command)
         });
         self.end_due();

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use spine_core::{Applied, Command, Dialect, Index, NodeName, Rejection, Renewal, Renewed, State, Time};
+use spine_core::{
+    Applied, Command, Dialect, Index, NodeName, Rejection, Renewal, Renewed, RequestId, State, Time,
+};
 use tokio::time::Instant;
 
 use crate::hub::Hub;
@@ -53,6 +55,9 @@ pub struct Context {
     pub deadline: Instant,
     /// How fresh a read must be.
     pub consistency: Consistency,
+    /// The client's number for the one command that this call proposes: proposed again under it, it is not applied
+    /// again.
+    pub request: Option<RequestId>,
 }
 
 impl Context {
@@ -64,6 +69,7 @@ impl Context {
             peer: None,
             deadline: Instant::now() + crate::limits::REQUEST_DEADLINE,
             consistency: Consistency::default(),
+            request: None,
         }
     }
 }

@@ -16,7 +16,7 @@ impl Catalog for Door {
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
-        let (cx, request) = self.open(request);
+        let (cx, request) = self.open_numbered(request);
         reply(register(self, &cx, request).await)
     }
 
@@ -24,7 +24,7 @@ impl Catalog for Door {
         &self,
         request: Request<v1::DeregisterRequest>,
     ) -> Result<Response<v1::DeregisterResponse>, Status> {
-        let (cx, request) = self.open(request);
+        let (cx, request) = self.open_numbered(request);
         reply(deregister(self, &cx, request).await)
     }
 

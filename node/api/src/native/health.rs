@@ -13,7 +13,7 @@ impl Health for Door {
         &self,
         request: Request<v1::UpdateCheckRequest>,
     ) -> Result<Response<v1::UpdateCheckResponse>, Status> {
-        let (cx, request) = self.open(request);
+        let (cx, request) = self.open_numbered(request);
         reply(update_check(self, &cx, request).await)
     }
 

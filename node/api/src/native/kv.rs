@@ -34,7 +34,7 @@ impl Kv for Door {
     }
 
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        let (cx, request) = self.open(request);
+        let (cx, request) = self.open_numbered(request);
         reply(put(self, &cx, request).await)
     }
 
@@ -42,7 +42,7 @@ impl Kv for Door {
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
-        let (cx, request) = self.open(request);
+        let (cx, request) = self.open_numbered(request);
         reply(delete(self, &cx, request).await)
     }
 
@@ -55,7 +55,7 @@ impl Kv for Door {
     }
 
     async fn txn(&self, request: Request<v1::TxnRequest>) -> Result<Response<v1::TxnResponse>, Status> {
-        let (mut cx, request) = self.open(request);
+        let (mut cx, request) = self.open_numbered(request);
         cx.consistency = consistency(request.consistency);
         reply(txn::txn(self, &cx, request).await)
     }

@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod health;
 mod kv;
+mod leader;
 mod lease;
 mod lock;
 mod members;
@@ -16,6 +17,7 @@ mod page;
 mod queue;
 mod readiness;
 mod scan;
+mod session;
 mod status;
 mod txn;
 mod watch;
@@ -80,9 +82,12 @@ pub fn services(registry: Arc<dyn Registry>, settings: Settings) -> Routes {
         .add_service(bounded!(v1::election_server::ElectionServer<Door>))
         .add_service(bounded!(v1::members_server::MembersServer<Door>))
         .add_service(bounded!(v1::watch_server::WatchServer<Door>))
-        .add_service(readiness::service(door).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX))
+        .add_service(bounded!(v1::sessions_server::SessionsServer<Door>))
+        .add_service(
+            readiness::service(door.clone()).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX),
+        )
         .add_service(reflection().max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX));
-    routes.routes()
+    leader::told(routes.routes(), door)
 }
 
 fn reflection()
@@ -116,6 +121,14 @@ impl Door {
             deadline: Instant::now() + budget,
             ..Context::new(Dialect::Native)
         };
+        (cx, message)
+    }
+
+    /// The same for a call that proposes one command, under the client's number if it has one.
+    fn open_numbered<T>(&self, request: Request<T>) -> (Context, T) {
+        let number = session::number(request.metadata());
+        let (mut cx, message) = self.open(request);
+        cx.request = number;
         (cx, message)
     }
 

@@ -17,7 +17,7 @@ use super::Door;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What may be asked for: the server as a whole, and each service.
-const SERVICES: [&str; 9] = [
+const SERVICES: [&str; 10] = [
     "",
     "spine.v1.KV",
     "spine.v1.Catalog",
@@ -26,6 +26,7 @@ const SERVICES: [&str; 9] = [
     "spine.v1.Lock",
     "spine.v1.Election",
     "spine.v1.Members",
+    "spine.v1.Sessions",
     "spine.v1.Watch",
 ];
 

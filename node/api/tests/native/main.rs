@@ -8,6 +8,7 @@ mod catalog;
 mod keys;
 mod lease;
 mod lock;
+mod numbered;
 mod served;
 mod statuses;
 mod txn;
