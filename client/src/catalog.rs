@@ -131,7 +131,7 @@ fn client(channel: Channel) -> CatalogClient<Channel> {
     CatalogClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-fn key(endpoint: &v1::Endpoint) -> Option<v1::InstanceKey> {
+pub(crate) fn key(endpoint: &v1::Endpoint) -> Option<v1::InstanceKey> {
     let instance = endpoint.instance.as_ref()?;
     Some(v1::InstanceKey {
         node: instance.node.clone(),

@@ -18,6 +18,10 @@
 //! [`Error::Unknown`], never as a failure, unless the client numbers its writes ([`Builder::exactly_once`]): then it is
 //! sent again and takes effect once. [`Error`] says what the caller can do.
 //!
+//! A [`WatchStream`] outlives the server that it began at. A [`resolver`] keeps where a service is found, chooses among
+//! its healthy instances, leaves those alone that fail, and goes on doing so while no server can be reached; tonic's
+//! channels and tower's services are fed by it.
+//!
 //! Answers are the messages of the API ([`proto`]), whose definitions document every field.
 
 mod catalog;
@@ -28,6 +32,7 @@ mod limits;
 mod members;
 mod pool;
 mod registration;
+pub mod resolver;
 mod session;
 mod watch;
 
@@ -43,6 +48,7 @@ pub use self::{
     kv::{Guard, KeyRange, Kv},
     members::Members,
     registration::Registration,
+    resolver::{Resolver, ResolverBuilder},
     watch::{Batch, Topic, Watch, WatchRequest, WatchStream},
 };
 
@@ -82,6 +88,11 @@ impl Client {
             prefer_leader: false,
             sessions: false,
         })
+    }
+
+    /// Where a service is found, kept up to date: to be told more and begun.
+    pub fn resolver(&self, service: impl Into<String>) -> ResolverBuilder {
+        ResolverBuilder::new(self.clone(), service.into())
     }
 
     /// The same client, whose calls may take so long with all of their attempts. Servers obey up to 60 s.

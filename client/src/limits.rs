@@ -1,7 +1,17 @@
 //! The bounds on what a cluster, or whoever uses the client, can make it hold.
 
+use std::time::Duration;
+
 /// Bytes of a message received. Pages are about 1 MiB; a single row may be larger.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Numbered writes on their way at once: of so many a cluster keeps the outcomes. One that comes on top travels without a
 /// number.
 pub(crate) const NUMBERS_OUT_MAX: u64 = 1_024;
+/// Instances of a service that a resolver keeps, by node and id: as many as the servers resolve.
+pub(crate) const INSTANCES_MAX: usize = 10_000;
+/// Topics of one watch.
+pub(crate) const TOPICS_MAX: usize = 64;
+/// Changes that wait for a balanced channel to take them.
+pub(crate) const CHANGES_MAX: usize = 64;
+/// The least time between two readings of all of a service: nodes that come one after another are read together.
+pub(crate) const READ_AGAIN_AFTER: Duration = Duration::from_millis(100);
