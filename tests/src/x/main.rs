@@ -3,7 +3,7 @@
 //! | command | what it runs |
 //! |---|---|
 //! | `cargo x check` | formatting, clippy and rustdoc, each with warnings as errors |
-//! | `cargo x test` | `cargo test --workspace`: offline, unprivileged |
+//! | `cargo x test` | `cargo test --workspace`: offline, unprivileged; and a program outside the workspace |
 //! | `cargo x python` | the tests of `client/python` in an environment of their own |
 //! | `cargo x compat` | unmodified clients of others, both tutorials and the demo, against the built binary |
 //! | `cargo x faults` | kills, partitions and power cuts (root: namespaces, loop devices) |

@@ -41,12 +41,19 @@ pub(crate) fn check(workspace: &Workspace) -> Vec<Stage> {
     stages
 }
 
-/// Every Rust test that needs neither network nor privilege.
+/// Every Rust test that needs neither network nor privilege; and a program outside the workspace that carries its own
+/// registry.
 pub(crate) fn test(workspace: &Workspace) -> Vec<Stage> {
-    vec![Stage::tests(
-        "cargo test",
-        in_root(workspace, ["test", "--workspace", "--no-fail-fast"]),
-    )]
+    vec![
+        Stage::tests(
+            "cargo test",
+            in_root(workspace, ["test", "--workspace", "--no-fail-fast"]),
+        ),
+        Stage::tests(
+            "embedding",
+            in_root(workspace, ["test", "-p", "spine-tests", "--test", "embedding"]),
+        ),
+    ]
 }
 
 /// The Python client's own tests, its wheel among them, and types, in an environment that lies in the target directory.
