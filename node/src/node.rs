@@ -37,7 +37,7 @@ use crate::{
     },
     registry::{About, NodeRegistry, Parts},
     start::{Start, Started, stay_known},
-    storage::{log::LogStore, segment::LogOptions},
+    storage::log::{LogOptions, LogStore},
     world::{World, home::Lodging, lock::DirLock, net::Listener},
 };
 

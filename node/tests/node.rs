@@ -9,9 +9,11 @@ use std::{path::Path, sync::Arc, time::Duration};
 use spine_api::{AdminCommand, AdminOutcome, Consistency, Context, Error, Read};
 use spine_core::{Command, GetKey, LeaseGrant, LeaseId, Members, NodeName, Query, Renewal, Renewed, Ttl};
 use spine_node::{
+    Node, World,
+    metrics_sink::Uncounted,
     raft::bootstrap::StartError,
     storage::{
-        log::{LogHooks, LogStore},
+        log::{LogEngine, LogHooks, LogStore},
         segment::LogPlace,
     },
     world::files::{Files, OsFiles},
@@ -55,6 +57,52 @@ async fn what_was_written_is_there_after_a_stop_and_after_a_crash() {
     let registry = node.registry();
     assert_eq!(read(&*registry, "a").await.as_deref(), Some("1"));
     assert_eq!(read(&*registry, "b").await.as_deref(), Some("2"));
+    node.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_log_is_in_sled_keeps_it_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let in_sled = || {
+        let mut settings = settings(directory.path());
+        settings.log.engine = LogEngine::Sled;
+        settings
+    };
+    let begin = || async {
+        let node = Node::start(in_sled(), World::real(), Arc::new(Uncounted))
+            .await
+            .unwrap();
+        node.ready().await.unwrap();
+        node
+    };
+    let node = begin().await;
+    let identity = node.identity();
+    write(&*node.registry(), "a", "1").await;
+    node.halt().await.unwrap();
+
+    let node = begin().await;
+    assert_eq!(node.identity(), identity);
+    assert_eq!(read(&*node.registry(), "a").await.as_deref(), Some("1"));
+    write(&*node.registry(), "b", vec![b'x'; 400_000]).await;
+    node.registry()
+        .admin(&cx(), AdminCommand::Checkpoint)
+        .await
+        .unwrap();
+    node.stop().await.unwrap();
+
+    let refused = try_start(directory.path()).await.err().expect("it is refused");
+    assert!(refused.is_refusal(), "{refused}");
+    assert!(
+        refused
+            .to_string()
+            .contains("start this server with --log-engine sled"),
+        "{refused}"
+    );
+    let node = begin().await;
+    assert_eq!(
+        read(&*node.registry(), "b").await.map(|value| value.len()),
+        Some(400_000)
+    );
     node.stop().await.unwrap();
 }
 

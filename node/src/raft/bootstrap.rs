@@ -27,8 +27,8 @@ use super::{
 use crate::{
     storage::{
         checkpoint::{CheckpointError, Generation},
-        log::{LogError, LogHooks, LogStore},
-        segment::{LogOptions, LogPlace},
+        log::{LogError, LogHooks, LogOptions, LogStore},
+        place::LogHome,
     },
     world::{World, lock::DirLock},
 };
@@ -207,7 +207,8 @@ impl StartError {
             | Self::Refused(_)
             | Self::OldDisk(_)
             | Self::Gap { .. } => true,
-            Self::InUse(_) | Self::Log(_) | Self::Checkpoint(_) | Self::Io { .. } | Self::Raft(_) => false,
+            Self::Log(error) => matches!(error, LogError::OtherEngine { .. }),
+            Self::InUse(_) | Self::Checkpoint(_) | Self::Io { .. } | Self::Raft(_) => false,
         }
     }
 
@@ -235,17 +236,12 @@ pub fn open(
     let record = Record::read(&world.files, directory)
         .map_err(StartError::io("reading the record of the founding"))?;
     let checkpoints = Checkpoints::new((world.engine)(&directory.join("checkpoint"))?);
-    let place = LogPlace {
-        files: world.files.clone(),
-        dir: directory.join("log"),
-        options,
-        hooks,
-    };
+    let place = LogHome::new(world, directory, options, hooks);
     let has_log = place.exists()?;
     let found = find_checkpoint(&checkpoints, directory, has_log)?;
     let (loaded, log) = match (found, has_log) {
         (Some(loaded), true) => {
-            let log = (world.run_log)(place.open()?)?;
+            let log = place.open(world)?;
             agree(&loaded, &*log, directory)?;
             (loaded, log)
         }
@@ -296,7 +292,7 @@ pub struct Beginning {
     record: Record,
     checkpoints: Checkpoints,
     found: Option<Loaded>,
-    place: LogPlace,
+    place: LogHome,
 }
 
 impl Beginning {
@@ -307,7 +303,7 @@ impl Beginning {
         record: Option<Record>,
         checkpoints: Checkpoints,
         found: Option<Loaded>,
-        place: LogPlace,
+        place: LogHome,
     ) -> Result<Self, StartError> {
         let record = record.map_or_else(|| Record::make(&world.files, directory, &*world.rng), Ok);
         Ok(Self {
@@ -358,8 +354,7 @@ impl Beginning {
             Some(loaded) => loaded,
             None => write_nothing(identity, &self.checkpoints)?,
         };
-        let opened = self.place.create(identity.encode(), self.world.rng.bits())?;
-        let log = (self.world.run_log)(opened)?;
+        let log = self.place.create(&identity.encode(), &self.world)?;
         self.record
             .begin()
             .map_err(StartError::io("recording the beginning"))?;
@@ -475,11 +470,10 @@ fn first_start(
     world: &World,
     checkpoints: &Checkpoints,
     found: Option<Loaded>,
-    place: LogPlace,
+    place: LogHome,
 ) -> Result<(Loaded, Arc<dyn LogStore>), StartError> {
     let loaded = found.map_or_else(|| write_nothing(Identity::found(&*world.rng), checkpoints), Ok)?;
-    let opened = place.create(loaded.identity.encode(), world.rng.bits())?;
-    let log = (world.run_log)(opened)?;
+    let log = place.create(&loaded.identity.encode(), world)?;
     Ok((loaded, log))
 }
 

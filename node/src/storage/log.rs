@@ -5,12 +5,23 @@
 //!
 //! Failure is final. Once a write or a flush failed nobody knows what the disk holds, so each later submit fails too
 //! and the hook given at creation ends the node. A retry could acknowledge what the disk has already dropped.
+//!
+//! What is the same for every engine is here as well: the rules of its stream (`record`), the queue of writes (`queue`)
+//! and the youngest entries in memory (`tail`). An engine adds how a group reaches the disk, and how it is read back.
+
+mod options;
+pub(super) mod queue;
+pub(super) mod reading;
+pub(super) mod record;
+pub(super) mod tail;
 
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+pub use self::options::{LogEngine, LogOptions, UnknownEngine};
 
 /// A place in Raft's log: who led when, and the how-manieth entry it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +93,9 @@ pub const IDENTITY_BYTES_MAX: usize = 1024;
 /// Called once, when a write is durable or has failed. It runs on the log's own thread (or, for a refusal, in
 /// [`LogStore::submit`]) and must not wait: the next flush waits for it.
 pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+/// Called when a log has something to do and has no thread of its own to do it.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// A log. Writes are ordered by their submission; any thread may read.
 pub trait LogStore: Send + Sync + Debug {
@@ -174,6 +188,19 @@ pub enum LogError {
     /// There is a log already.
     #[error("there is a log in {0} already")]
     Exists(String),
+    /// The directory has the log of another engine than the one asked for.
+    #[error(
+        "the log in {dir} was made with --log-engine {found}, and {asked} is asked for: a data directory stays with its \
+         engine; start this server with --log-engine {found}, or give it an empty directory and let it join anew"
+    )]
+    OtherEngine {
+        /// Where the log is.
+        dir: String,
+        /// What it was made with.
+        found: LogEngine,
+        /// What was asked for.
+        asked: LogEngine,
+    },
     /// Something that was durable can't be read any more. The node must not go on with this log.
     #[error(
         "the log is damaged: {what} in {file} at byte {offset}; this node must not vote with it: \

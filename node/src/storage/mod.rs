@@ -3,7 +3,9 @@
 //! Both deal in opaque bytes; what they mean is known to their callers alone.
 //!
 //! - [`log`] says what a log is; [`segment`] is the log: pre-zeroed segment files on [`crate::world::files`], written
-//!   by one thread, flushed in groups. Raft's entries, its vote and its committed position live there.
+//!   by one thread, flushed in groups. Raft's entries, its vote and its committed position live there. [`sled_log`] keeps
+//!   the same in sled, for those who want everything there.
+//!   [`place`] says which of the two a data directory has.
 //! - [`checkpoint`] says what a checkpoint is: a verified copy of the whole state at one log position, written as a new
 //!   generation. [`sled`] keeps one in sled, [`memory`] in memory, for the simulator.
 //!
@@ -14,5 +16,7 @@
 pub mod checkpoint;
 pub mod log;
 pub mod memory;
+pub mod place;
 pub mod segment;
 pub mod sled;
+pub mod sled_log;

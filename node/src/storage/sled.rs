@@ -14,11 +14,12 @@
     reason = "sled works on the real disk alone; the simulator has memory.rs"
 )]
 
+pub(super) mod db;
+
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::fs;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -27,23 +28,14 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes};
 use parking_lot::Mutex;
 
+use self::db::{guarded, sync, sync_tree};
 use super::checkpoint::{
     CheckpointError, Chunk, Engine, Generation, Header, Kept, Loaded, Verifier, check_chunk, check_header,
     newest_good,
 };
 
-/// Records above a quarter of this go to files of their own, which sled never flushes; chunks are far below.
-const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
-
-/// sled's page cache while writing and reading a generation.
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
-
 /// While a generation is written, it is flushed (and the rate kept) after so many bytes.
 const FLUSH_BYTES: u64 = 4 * 1024 * 1024;
-
-/// How long sled may take to let go of a database that was closed.
-const CLOSE_ATTEMPTS: u32 = 500;
-const CLOSE_PAUSE: Duration = Duration::from_millis(10);
 
 const HEADER_KEY: &[u8] = &[0];
 const CHUNK_PREFIX: u8 = 1;
@@ -171,7 +163,7 @@ impl SledEngine {
         header: &Header,
         chunks: &mut dyn Iterator<Item = Chunk>,
     ) -> Result<(), CheckpointError> {
-        let db = open_sled(dir)?;
+        let db = db::open(dir).map_err(CheckpointError::io("open sled"))?;
         let file = fs::File::open(dir.join("db")).map_err(CheckpointError::io("open sled's file"))?;
         let mut pace = Pace {
             options: &self.options,
@@ -193,26 +185,11 @@ impl SledEngine {
             .map_err(CheckpointError::io("write to sled"))?;
         db.flush().map_err(CheckpointError::io("flush sled"))?;
         drop(db);
-        self.wait_until_closed(&file)?;
+        db::wait_until_closed(&file, &*self.options.pause)
+            .map_err(CheckpointError::io("wait for sled to close"))?;
         check_no_blobs(dir)?;
         sync_tree(dir).map_err(CheckpointError::io("flush a checkpoint"))?;
         sync(&self.dir).map_err(CheckpointError::io("flush the checkpoint directory"))
-    }
-
-    /// Waits for sled's threads to let go of the database: only then is what we flush the last word.
-    fn wait_until_closed(&self, file: &fs::File) -> Result<(), CheckpointError> {
-        for _ in 0..CLOSE_ATTEMPTS {
-            match file.try_lock() {
-                Ok(()) => return Ok(()),
-                Err(fs::TryLockError::WouldBlock) => (self.options.pause)(CLOSE_PAUSE),
-                Err(fs::TryLockError::Error(error)) => {
-                    return Err(CheckpointError::io("wait for sled to close")(error));
-                }
-            }
-        }
-        Err(CheckpointError::io("wait for sled to close")(
-            "it holds on to its file",
-        ))
     }
 
     /// Reads a generation, in a copy, through `verify`.
@@ -337,23 +314,6 @@ impl Totals {
     }
 }
 
-fn open_sled(dir: &Path) -> Result<sled::Db, CheckpointError> {
-    let config = sled::Config::new()
-        .path(dir)
-        .segment_size(SEGMENT_BYTES)
-        .cache_capacity(CACHE_BYTES)
-        .flush_every_ms(None);
-    guarded(|| config.open()).map_err(CheckpointError::io("open sled"))
-}
-
-/// Runs a call of sled that may meet a damaged file: it panics at some damage that it doesn't expect.
-fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(outcome) => outcome.map_err(|error| error.to_string()),
-        Err(_) => Err("sled panicked over it".to_owned()),
-    }
-}
-
 /// Reads the database in `dir` through `verify`.
 fn read_back(
     dir: &Path,
@@ -361,7 +321,7 @@ fn read_back(
     verify: &mut Verifier<'_>,
 ) -> Result<Header, CheckpointError> {
     let damaged = |what: &str| CheckpointError::damaged(generation, what);
-    let db = open_sled(dir).map_err(|error| damaged(&error.to_string()))?;
+    let db = db::open(dir).map_err(|error| damaged(&error))?;
     let row = guarded(|| db.get(HEADER_KEY)).map_err(|error| damaged(&error))?;
     let (header, expected) = row
         .and_then(|row| decode_header(&row))
@@ -512,38 +472,12 @@ fn decode_current(text: &[u8]) -> Option<Vec<Kept>> {
         .collect()
 }
 
-/// sled puts large values into files that it never flushes. None of ours is so large; if one were, the checkpoint
-/// couldn't be trusted.
+/// Says whether sled put values into files of their own, which it never flushes: then the checkpoint couldn't be trusted.
 fn check_no_blobs(dir: &Path) -> Result<(), CheckpointError> {
-    let blobs = dir.join("blobs");
-    let count = match fs::read_dir(&blobs) {
-        Ok(entries) => entries.count(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(CheckpointError::io("look for sled's blobs")(error)),
-    };
-    if count == 0 {
-        Ok(())
-    } else {
-        Err(CheckpointError::io("write to sled")(format!("{count} blobs")))
+    match db::blobs(dir).map_err(CheckpointError::io("look for sled's blobs"))? {
+        0 => Ok(()),
+        count => Err(CheckpointError::io("write to sled")(format!("{count} blobs"))),
     }
-}
-
-/// Flushes a file or the entries of a directory.
-fn sync(path: &Path) -> io::Result<()> {
-    fs::File::open(path)?.sync_all()
-}
-
-/// Flushes all files and directories under `dir`, and `dir`.
-fn sync_tree(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            sync_tree(&entry.path())?;
-        } else {
-            sync(&entry.path())?;
-        }
-    }
-    sync(dir)
 }
 
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {

@@ -131,7 +131,11 @@ const PLACES: &[Place] = &[
     Place {
         name: "sled",
         not_in: SHELL,
-        but_in: &["node/src/storage/sled.rs"],
+        but_in: &[
+            "node/src/storage/sled.rs",
+            "node/src/storage/sled/",
+            "node/src/storage/sled_log/",
+        ],
     },
     Place {
         name: "bincode",

@@ -1,111 +1,16 @@
-//! What the log holds at a point of its stream: the rules by which records change it, and where its entries lie.
-//!
-//! The same rules judge a write when it is submitted, follow it once it is flushed, and replay the stream at open. So
-//! a stream that was accepted can be replayed, and one that can't is damaged.
+//! What the flushed log holds, and where in the segments its entries lie.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::format::Record;
-use crate::storage::log::{Position, VOTE_BYTES_MAX};
-
-/// Indexes from here on are refused, so that sums of them can't overflow.
-pub(super) const INDEX_MAX: u64 = 1 << 60;
+use super::format::Seal;
+use crate::storage::log::queue;
+use crate::storage::log::record::{Record, Summary};
+use crate::world::files::File;
 
 /// A run of entries isn't lengthened beyond this, so that reading one entry reads little more.
 const RUN_BYTES: u32 = 64 * 1024;
-
-/// Everything about the log but the entries themselves.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Summary {
-    pub(super) vote: Option<Bytes>,
-    pub(super) committed: Option<Position>,
-    pub(super) purged: Option<Position>,
-    /// Index of the first entry, if there is an entry.
-    pub(super) first: Option<u64>,
-    /// The last entry, or `purged` where none follows.
-    pub(super) last: Option<Position>,
-}
-
-impl Summary {
-    /// Index of the entry that can be appended next; `None` if any can.
-    fn next(&self) -> Option<u64> {
-        self.last.map(|last| last.index + 1)
-    }
-
-    /// Whether the log reaches `index`.
-    pub(super) fn reaches(&self, index: u64) -> bool {
-        self.last.is_some_and(|last| index <= last.index)
-    }
-
-    /// Takes one record, or says what rule it breaks and stays as it was.
-    pub(super) fn step(&mut self, record: &Record) -> Result<(), &'static str> {
-        match record {
-            Record::Entry(entry) => self.append(entry.position),
-            Record::Vote(vote) if vote.len() > VOTE_BYTES_MAX => Err("the vote is too long"),
-            Record::Vote(vote) => {
-                self.vote = Some(vote.clone());
-                Ok(())
-            }
-            Record::Committed(position) => {
-                if self.committed.is_none_or(|known| known.index < position.index) {
-                    self.committed = Some(*position);
-                }
-                Ok(())
-            }
-            Record::Truncate(after) => self.truncate(*after),
-            Record::Purge(up_to) => self.purge(*up_to),
-        }
-    }
-
-    fn append(&mut self, position: Position) -> Result<(), &'static str> {
-        if position.index >= INDEX_MAX {
-            return Err("the index is absurd");
-        }
-        if self.next().is_some_and(|next| next != position.index) {
-            return Err("an entry doesn't follow the last one");
-        }
-        if self.last.is_some_and(|last| last.term > position.term) {
-            return Err("an entry's term is below that of the one before it");
-        }
-        self.first.get_or_insert(position.index);
-        self.last = Some(position);
-        Ok(())
-    }
-
-    fn truncate(&mut self, after: Option<Position>) -> Result<(), &'static str> {
-        if after.is_some_and(|after| !self.reaches(after.index)) {
-            return Err("the log ends before the entry to truncate after");
-        }
-        let end = after.map_or(0, |after| after.index + 1);
-        for kept in [self.committed, self.purged].into_iter().flatten() {
-            if end <= kept.index {
-                return Err("committed and purged entries can't be truncated");
-            }
-        }
-        self.first = self.first.filter(|first| *first < end);
-        self.last = after;
-        Ok(())
-    }
-
-    fn purge(&mut self, up_to: Position) -> Result<(), &'static str> {
-        if up_to.index >= INDEX_MAX {
-            return Err("the index is absurd");
-        }
-        if self.purged.is_some_and(|purged| purged.index >= up_to.index) {
-            return Ok(());
-        }
-        self.purged = Some(up_to);
-        if self.last.is_some_and(|last| last.index > up_to.index) {
-            self.first = self.first.map(|first| first.max(up_to.index + 1));
-        } else {
-            self.first = None;
-            self.last = Some(up_to);
-        }
-        Ok(())
-    }
-}
 
 /// Where a record lies.
 #[derive(Clone, Copy, Debug)]
@@ -242,5 +147,34 @@ impl Contents {
         while self.runs.front().is_some_and(|run| run.end() <= first) {
             self.runs.pop_front();
         }
+    }
+}
+
+/// A segment that holds entries, or may yet.
+#[derive(Clone, Debug)]
+pub(super) struct LiveSegment {
+    pub(super) file: Arc<dyn File>,
+    pub(super) seal: Seal,
+    pub(super) stream_start: u64,
+}
+
+/// What has reached the segments.
+#[derive(Debug)]
+pub(super) struct Flushed {
+    /// The log as flushed, for finding entries that aren't in memory.
+    pub(super) contents: Contents,
+    pub(super) segments: BTreeMap<u64, LiveSegment>,
+    /// Where the stream ends.
+    pub(super) stream_end: u64,
+}
+
+impl queue::Flushed for Flushed {
+    fn summary(&self) -> &Summary {
+        &self.contents.summary
+    }
+
+    fn stream(&self) -> Range<u64> {
+        let oldest = self.segments.values().next();
+        oldest.map_or(0, |segment| segment.stream_start)..self.stream_end
     }
 }

@@ -6,10 +6,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::contents::{Place, Summary};
-use super::format::{BLOCK, GROUP_HEADER_BYTES, GroupHeader, Record, SegmentHeader, encode_group, round_up};
-use super::shared::{LiveSegment, Shared, Work};
+use super::contents::{Flushed, LiveSegment, Place};
+use super::format::{BLOCK, GROUP_HEADER_BYTES, GroupHeader, SegmentHeader, encode_group, round_up};
 use super::spares::{Spares, segment_name};
+use crate::storage::log::queue::{Shared, Told, Work};
+use crate::storage::log::record::{Record, Summary};
 use crate::storage::log::{Done, Flush, LogError, Position};
 use crate::world::files::{File, Files, Open};
 
@@ -102,21 +103,10 @@ struct Written {
     bytes: u64,
 }
 
-/// Held by the log's thread: if that panics, the log is dead, and nobody would notice.
-struct Told(Arc<Shared>);
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.fail(&LogError::Panicked, Vec::new());
-        }
-    }
-}
-
 /// Writes the log. Either the log's own thread runs it, or a simulator does, step by step.
 pub struct Driver {
     ground: Ground,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<Flushed>>,
     active: Active,
     /// The log with all that was written.
     summary: Summary,
@@ -140,12 +130,12 @@ impl std::fmt::Debug for Driver {
 impl Driver {
     pub(super) fn new(
         ground: Ground,
-        shared: Arc<Shared>,
+        shared: Arc<Shared<Flushed>>,
         active: Active,
         sequence: u64,
         epoch: u64,
     ) -> Self {
-        let summary = shared.with(|view| view.flushed.summary.clone());
+        let summary = shared.with(|view| view.flushed.contents.summary.clone());
         Self {
             ground,
             shared,
@@ -235,7 +225,7 @@ impl Driver {
 
     /// The log's thread.
     pub(super) fn serve(mut self) {
-        let _told = Told(Arc::clone(&self.shared));
+        let _told = Told::new(&self.shared);
         loop {
             let outcome = match self
                 .shared
@@ -358,20 +348,22 @@ impl Driver {
     fn publish(&self, records: &[Record], places: &[u64]) {
         let generation = self.active.header.generation;
         let retired = self.shared.with(|view| {
-            view.stream_end = self.active.stream_end();
+            let flushed = &mut view.flushed;
+            flushed.stream_end = self.active.stream_end();
             for (record, offset) in records.iter().zip(places) {
                 let place = Place {
                     generation,
                     epoch: self.epoch,
                     offset: *offset,
                 };
-                view.flushed
+                flushed
+                    .contents
                     .step(record, place)
                     .expect("the same rules judged it when it was written");
             }
-            let needed = view.flushed.oldest_generation().unwrap_or(generation);
-            let kept = view.segments.split_off(&needed);
-            std::mem::replace(&mut view.segments, kept)
+            let needed = flushed.contents.oldest_generation().unwrap_or(generation);
+            let kept = flushed.segments.split_off(&needed);
+            std::mem::replace(&mut flushed.segments, kept)
         });
         for generation in retired.into_keys() {
             self.ground.spares.retire(generation);
@@ -395,9 +387,11 @@ impl Driver {
         }
         self.active = active;
         self.shared.with(|view| {
-            view.segments
+            let flushed = &mut view.flushed;
+            flushed
+                .segments
                 .insert(self.active.header.generation, self.active.live());
-            view.stream_end = self.active.stream_end();
+            flushed.stream_end = self.active.stream_end();
         });
         Ok(())
     }

@@ -16,8 +16,10 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
-use super::contents::{INDEX_MAX, Summary};
-use crate::storage::log::{IDENTITY_BYTES_MAX, LogEntry, Position, VOTE_BYTES_MAX};
+use crate::storage::log::record::{
+    RECORD_HEADER_BYTES, Record, Summary, get_bytes, get_position, put_bytes, put_position,
+};
+use crate::storage::log::{IDENTITY_BYTES_MAX, LogEntry, Position};
 
 /// Groups start on multiples of this; the segment header fills one.
 pub(super) const BLOCK: u64 = 4096;
@@ -27,9 +29,6 @@ pub(super) const SEGMENT_HEADER_BYTES: usize = 4096;
 
 /// Length of a group header in bytes: less than the smallest sector, so it is written whole or not at all.
 pub(super) const GROUP_HEADER_BYTES: usize = 64;
-
-/// Length of a record before its payload, in bytes.
-pub(super) const RECORD_HEADER_BYTES: usize = 36;
 
 /// The format that this code writes, and the newest that it reads.
 pub(super) const FORMAT: u32 = 1;
@@ -94,13 +93,7 @@ impl SegmentHeader {
         ] {
             out.put_u64_le(number);
         }
-        for position in [self.summary.committed, self.summary.purged, self.summary.last] {
-            put_optional_position(&mut out, position);
-        }
-        out.put_u8(u8::from(self.summary.first.is_some()));
-        out.put_u64_le(self.summary.first.unwrap_or(0));
-        out.put_u8(u8::from(self.summary.vote.is_some()));
-        put_bytes(&mut out, self.summary.vote.as_deref().unwrap_or_default());
+        self.summary.put(&mut out);
         put_bytes(&mut out, &self.identity);
         out.resize(SEGMENT_HEADER_BYTES, 0);
         let checksum = crc32c::crc32c(&out[12..]);
@@ -134,16 +127,10 @@ impl SegmentHeader {
         let mut next = || input.try_get_u64_le().ok();
         let (generation, stream_start, capacity) = (next()?, next()?, next()?);
         let (sequence, epoch, salt) = (next()?, next()?, next()?);
-        let committed = get_optional_position(&mut input)?;
-        let purged = get_optional_position(&mut input)?;
-        let last = get_optional_position(&mut input)?;
-        let filled = input.try_get_u8().ok()? == 1;
-        let first = input.try_get_u64_le().ok()?;
-        let voted = input.try_get_u8().ok()? == 1;
-        let vote = get_bytes(&mut input, VOTE_BYTES_MAX)?;
+        let summary = Summary::get(&mut input)?;
         let identity = get_bytes(&mut input, IDENTITY_BYTES_MAX)?;
         // Sums of these are taken; numbers near the end of u64 can only be nonsense.
-        let sane = [generation, stream_start, capacity, sequence, epoch, first]
+        let sane = [generation, stream_start, capacity, sequence, epoch]
             .iter()
             .all(|n| *n < NUMBER_MAX);
         (sane && (BLOCK..=CAPACITY_MAX).contains(&capacity)).then(|| Self {
@@ -153,13 +140,7 @@ impl SegmentHeader {
             sequence,
             epoch,
             salt,
-            summary: Summary {
-                vote: voted.then_some(vote),
-                committed,
-                purged,
-                first: filled.then_some(first),
-                last,
-            },
+            summary,
             identity,
         })
     }
@@ -258,30 +239,7 @@ impl GroupHeader {
     }
 }
 
-/// One step of the log's stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Record {
-    Entry(LogEntry),
-    Vote(Bytes),
-    Committed(Position),
-    Truncate(Option<Position>),
-    Purge(Position),
-}
-
 impl Record {
-    /// Length on disk in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        RECORD_HEADER_BYTES + self.payload().len()
-    }
-
-    fn payload(&self) -> &[u8] {
-        match self {
-            Self::Entry(entry) => &entry.payload,
-            Self::Vote(vote) => vote,
-            Self::Committed(_) | Self::Truncate(_) | Self::Purge(_) => &[],
-        }
-    }
-
     fn kind(&self) -> u8 {
         match self {
             Self::Entry(_) => 1,
@@ -397,52 +355,4 @@ pub(super) fn decode_body(
         place += length as u64;
     }
     (records.len() as u64 == u64::from(header.records)).then_some(records)
-}
-
-fn put_position(out: &mut impl BufMut, position: Position) {
-    out.put_u64_le(position.term);
-    out.put_u64_le(position.leader);
-    out.put_u64_le(position.index);
-}
-
-fn get_position(input: &mut &[u8]) -> Option<Position> {
-    let mut next = || input.try_get_u64_le().ok();
-    let position = Position {
-        term: next()?,
-        leader: next()?,
-        index: next()?,
-    };
-    (position.index < INDEX_MAX).then_some(position)
-}
-
-fn put_optional_position(out: &mut impl BufMut, position: Option<Position>) {
-    out.put_u8(u8::from(position.is_some()));
-    put_position(
-        out,
-        position.unwrap_or(Position {
-            term: 0,
-            leader: 0,
-            index: 0,
-        }),
-    );
-}
-
-#[expect(clippy::option_option, reason = "the outer one is for bytes that are missing")]
-fn get_optional_position(input: &mut &[u8]) -> Option<Option<Position>> {
-    let there = input.try_get_u8().ok()? == 1;
-    let position = get_position(input)?;
-    Some(there.then_some(position))
-}
-
-fn put_bytes(out: &mut impl BufMut, bytes: &[u8]) {
-    out.put_u32_le(u32::try_from(bytes.len()).expect("bounded by the caller"));
-    out.put_slice(bytes);
-}
-
-fn get_bytes(input: &mut &[u8], bytes_max: usize) -> Option<Bytes> {
-    let length = usize::try_from(input.try_get_u32_le().ok()?).ok()?;
-    let bytes = input.get(..length).filter(|_| length <= bytes_max)?;
-    let bytes = Bytes::copy_from_slice(bytes);
-    input.advance(length);
-    Some(bytes)
 }

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! submit ──► queue ──► one write ──► one fdatasync ──► callbacks          (driver: the log's thread)
-//!    └─────► tail in memory ◄── read ──► older entries from the files     (shared)
+//!    └─────► tail in memory ◄── read ──► older entries from the files     (queue)
 //! spares: zero-filled or recycled files, ready to become segments         (a second thread)
 //! ```
 //!
 //! - `format`: the bytes. `contents`: how records change what the log holds, and where entries lie.
 //! - `driver`: the writer. `spares`: files being made ready. `recovery`: reading it all back, torn tail or damage.
-//! - `shared` and `tail`: what callers see meanwhile.
+//! - What callers see meanwhile is the same for every engine: `queue` and `tail` of [`crate::storage::log`].
 //!
 //! Nothing is ever overwritten in a segment that counts: vote, purge and truncation are records as entries are, for
 //! otherwise a longer old suffix could come back. A segment is given back only after the record that frees it was
@@ -22,9 +22,7 @@ mod contents;
 mod driver;
 mod format;
 mod recovery;
-mod shared;
 mod spares;
-mod tail;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -33,83 +31,24 @@ use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use self::contents::{Contents, Run, Summary};
+use self::contents::{Contents, Flushed, Run};
 pub use self::driver::Driver;
 use self::driver::{Active, Ground};
-use self::format::{BLOCK, CAPACITY_MAX, Record, Seal, SegmentHeader};
-use self::shared::{Shared, View};
+use self::format::{BLOCK, CAPACITY_MAX, Seal, SegmentHeader};
 use self::spares::{Kind, Spares};
-use self::tail::Tail;
+pub use crate::storage::log::LogOptions;
+use crate::storage::log::queue::{Shared, View};
+use crate::storage::log::reading::{Reading, Step};
+use crate::storage::log::record::{Record, Summary};
+use crate::storage::log::tail::Tail;
 use crate::storage::log::{
-    Done, IDENTITY_BYTES_MAX, LogEntry, LogError, LogHooks, LogState, LogStore, Write,
+    Done, IDENTITY_BYTES_MAX, LogEntry, LogError, LogHooks, LogState, LogStore, Wake, Write,
 };
 use crate::world::files::{File, Files};
-
-/// Called when the log has something to do and has no thread of its own to do it.
-pub type Wake = Arc<dyn Fn() + Send + Sync>;
-
-/// Shortest and longest segment in bytes.
-const SEGMENT_BYTES: RangeInclusive<u64> = 64 * 1024..=CAPACITY_MAX;
-
-/// Sizes of a log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogOptions {
-    /// Length of a segment file in bytes: a multiple of 4 KiB from 64 KiB to 1 GiB. 64 MiB, so that beginning a
-    /// segment is rare and filling one with zeros takes well below a second.
-    pub segment_bytes: u64,
-    /// How many files are kept ready to become segments. One is enough as long as a file is filled faster than a
-    /// segment; the second covers a burst.
-    pub spares: usize,
-    /// Payload bytes kept in memory for reads: 32 MiB, several times what followers lag behind in health. Entries that
-    /// aren't flushed are kept beyond it.
-    pub tail_bytes: usize,
-    /// Bytes that may wait in the queue: 32 MiB, far above what a flush takes along.
-    pub queue_bytes: usize,
-    /// Bytes of one group: 4 MiB, so that a flush stays short for those who wait. At most a quarter of a segment.
-    pub group_bytes: usize,
-    /// Leisure after which the last group is confirmed.
-    pub confirm_after: Duration,
-}
-
-impl Default for LogOptions {
-    fn default() -> Self {
-        Self {
-            segment_bytes: 64 * 1024 * 1024,
-            spares: 2,
-            tail_bytes: 32 * 1024 * 1024,
-            queue_bytes: 32 * 1024 * 1024,
-            group_bytes: 4 * 1024 * 1024,
-            confirm_after: Duration::from_millis(50),
-        }
-    }
-}
-
-impl LogOptions {
-    /// Longest payload of an entry: a quarter of a segment, so that no segment is left half empty for one.
-    pub fn payload_bytes_max(&self) -> usize {
-        self.segment_quarter() - 1024
-    }
-
-    fn segment_quarter(&self) -> usize {
-        usize::try_from(self.segment_bytes / 4).unwrap_or(usize::MAX)
-    }
-
-    fn checked(mut self) -> Result<Self, LogError> {
-        if !SEGMENT_BYTES.contains(&self.segment_bytes) || !self.segment_bytes.is_multiple_of(BLOCK) {
-            return Err(LogError::Refused(format!(
-                "segments can't have {} bytes",
-                self.segment_bytes
-            )));
-        }
-        self.group_bytes = self.group_bytes.min(self.segment_quarter());
-        Ok(self)
-    }
-}
 
 /// A log to be created or opened.
 #[derive(Clone, Debug)]
@@ -151,7 +90,7 @@ impl LogPlace {
         self.files
             .create_dir(&self.dir)
             .map_err(LogError::io("make the log's directory"))?;
-        let options = self.options.clone().checked()?;
+        let options = checked(self.options.clone())?;
         let names = self.names()?;
         let ground = self.ground(&options, &names)?;
         // Nobody is served yet, so there is time to prepare the first segment here.
@@ -186,7 +125,7 @@ impl LogPlace {
     /// # Errors
     /// [`LogError::Absent`] if there is none, [`LogError::Damaged`] if something that was durable can't be read.
     pub fn open(self) -> Result<Opened, LogError> {
-        let options = self.options.clone().checked()?;
+        let options = checked(self.options.clone())?;
         let names = self.names()?;
         let found = recovery::recover(&*self.files, &self.dir, &names, options.tail_bytes)?;
         recovery::settle(&self.files, &self.dir, &found.active, found.last_group)
@@ -248,6 +187,21 @@ pub struct Opened {
     hooks: LogHooks,
 }
 
+/// Sizes that segments can have.
+fn checked(mut options: LogOptions) -> Result<LogOptions, LogError> {
+    if !SEGMENT_BYTES.contains(&options.segment_bytes) || !options.segment_bytes.is_multiple_of(BLOCK) {
+        return Err(LogError::Refused(format!(
+            "segments can't have {} bytes",
+            options.segment_bytes
+        )));
+    }
+    options.group_bytes = options.group_bytes.min(options.segment_quarter());
+    Ok(options)
+}
+
+/// Shortest and longest segment in bytes.
+const SEGMENT_BYTES: RangeInclusive<u64> = 64 * 1024..=CAPACITY_MAX;
+
 impl Opened {
     /// Runs the log on threads of its own: one writes and flushes, one makes spares.
     pub fn start(self) -> Result<SegmentLog, LogError> {
@@ -286,7 +240,12 @@ impl Opened {
             .map(|segment| (segment.header.generation, segment.live()))
             .collect();
         segments.insert(self.active.header.generation, self.active.live());
-        let view = View::new(self.contents, self.tail, segments, self.active.stream_end());
+        let flushed = Flushed {
+            contents: self.contents,
+            segments,
+            stream_end: self.active.stream_end(),
+        };
+        let view = View::new(flushed, self.tail);
         let identity = self.active.header.identity.clone();
         let shared = Arc::new(Shared::new(view, self.options, self.hooks, wake));
         self.ground.spares.replenish();
@@ -312,7 +271,7 @@ impl Opened {
 /// The log. See the module's documentation.
 #[derive(Debug)]
 pub struct SegmentLog {
-    shared: Arc<Shared>,
+    shared: Arc<Shared<Flushed>>,
     identity: Bytes,
     /// Missing where the caller drives the log, and after [`close`](LogStore::close).
     threads: Mutex<Option<Threads>>,
@@ -325,6 +284,22 @@ struct Threads {
     spares: Arc<Spares>,
 }
 
+impl SegmentLog {
+    /// Takes what is in memory, or says where the next entries lie; `None` when the read is complete.
+    fn locate(reading: &mut Reading, view: &View<Flushed>) -> Option<(Run, Arc<dyn File>, Seal)> {
+        let index = match reading.step(view) {
+            Step::Done => return None,
+            Step::Disk { from } => from,
+        };
+        let flushed = &view.flushed;
+        let located = flushed.contents.run_of(index).and_then(|run| {
+            let segment = flushed.segments.get(&run.generation)?;
+            Some((run, Arc::clone(&segment.file), segment.seal))
+        });
+        Some(located.expect("an entry that isn't in memory was flushed, and its segment is kept"))
+    }
+}
+
 impl LogStore for SegmentLog {
     fn submit(&self, write: Write, done: Done) {
         self.shared.submit(write, done);
@@ -335,26 +310,23 @@ impl LogStore for SegmentLog {
     }
 
     fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
-        let mut reading = Reading {
-            next: range.start,
-            end: range.end,
-            bytes_max,
-            bytes: 0,
-            entries: Vec::new(),
-        };
+        let mut reading = Reading::new(range, bytes_max);
         loop {
-            match self.shared.with(|view| reading.step(view)) {
-                Step::Done => return Ok(reading.entries),
-                Step::Disk { run, file, seal } => match read_run(&run, &*file, seal)? {
-                    Some(entries) => {
-                        for entry in &entries {
-                            reading.take(entry);
-                        }
+            let Some((run, file, seal)) = self.shared.with(|view| Self::locate(&mut reading, view)) else {
+                return Ok(reading.taken());
+            };
+            match read_run(&run, &*file, seal)? {
+                Some(entries) => {
+                    for entry in &entries {
+                        reading.take(entry);
                     }
-                    // The segment may have been given back between looking it up and reading it.
-                    None if self.shared.with(|view| view.flushed.run_of(reading.next)) != Some(run) => {}
-                    None => return Err(run_damaged(&run)),
-                },
+                }
+                // The segment may have been given back between looking it up and reading it.
+                None if self
+                    .shared
+                    .with(|view| view.flushed.contents.run_of(reading.next()))
+                    != Some(run) => {}
+                None => return Err(run_damaged(&run)),
             }
         }
     }
@@ -399,75 +371,6 @@ impl Drop for SegmentLog {
             // A failure has been told to the fatal hook.
             let _ = self.close();
         }
-    }
-}
-
-/// A read in progress.
-struct Reading {
-    next: u64,
-    end: u64,
-    bytes_max: usize,
-    bytes: usize,
-    entries: Vec<LogEntry>,
-}
-
-/// What a read does next.
-enum Step {
-    Done,
-    Disk {
-        run: Run,
-        file: Arc<dyn File>,
-        seal: Seal,
-    },
-}
-
-impl Reading {
-    /// Takes what is in memory, or says what to read from disk.
-    fn step(&mut self, view: &View) -> Step {
-        let held = view.indexes();
-        if self.entries.is_empty() {
-            self.next = self.next.max(held.start);
-        }
-        self.end = self.end.min(held.end);
-        // Entries that vanished while older ones were read (purged or truncated) end the read.
-        if self.next >= self.end || self.next < held.start {
-            return Step::Done;
-        }
-        if view.tail.first().is_some_and(|first| first <= self.next) {
-            for entry in view.tail.from(self.next) {
-                if !self.take(entry) {
-                    break;
-                }
-            }
-            return Step::Done;
-        }
-        let located = view.flushed.run_of(self.next).and_then(|run| {
-            let segment = view.segments.get(&run.generation)?;
-            Some(Step::Disk {
-                run,
-                file: Arc::clone(&segment.file),
-                seal: segment.seal,
-            })
-        });
-        located.expect("an entry that isn't in memory was flushed, and its segment is kept")
-    }
-
-    /// Takes an entry if it is the next and there is room; `false` if the read is complete.
-    fn take(&mut self, entry: &LogEntry) -> bool {
-        if entry.position.index < self.next {
-            return true;
-        }
-        let fits = self.entries.is_empty() || self.bytes + entry.payload.len() <= self.bytes_max;
-        if !fits {
-            self.end = self.next;
-        }
-        if self.next >= self.end {
-            return false;
-        }
-        self.next += 1;
-        self.bytes += entry.payload.len();
-        self.entries.push(entry.clone());
-        true
     }
 }
 

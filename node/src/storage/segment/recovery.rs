@@ -16,12 +16,13 @@ use bytes::Bytes;
 use super::contents::{Contents, Place};
 use super::driver::Active;
 use super::format::{
-    BLOCK, FORMAT, GROUP_HEADER_BYTES, GroupHeader, HeaderError, Record, SEGMENT_HEADER_BYTES, SegmentHeader,
+    BLOCK, FORMAT, GROUP_HEADER_BYTES, GroupHeader, HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader,
     decode_body, round_up,
 };
 use super::spares::{Kind, segment_name};
-use super::tail::Tail;
 use crate::storage::log::LogError;
+use crate::storage::log::record::Record;
+use crate::storage::log::tail::Tail;
 use crate::world::files::{File, Files, Open};
 
 /// How much is read at once in search of groups behind a bad one.

@@ -1,32 +1,42 @@
-//! What callers and the log's thread share: the queue of writes, the entries in memory, and where the others lie.
+//! What callers and a log's thread share: the queue of writes, the entries in memory, and what is known of the others.
+//! It is the front of every engine; what has been flushed, and where it lies, is the engine's own ([`Flushed`]).
 //!
 //! One lock guards it all. It is held for moves in memory only, never over a read, a write or a flush of a file, and
 //! never over a callback. [`submitted`](View::submitted) and [`tail`](View::tail) are ahead of
 //! [`flushed`](View::flushed) by what is queued: an index that the tail doesn't hold is always flushed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::contents::{Contents, Summary};
-use super::format::{Record, Seal};
+use super::options::LogOptions;
+use super::record::{Record, Summary};
 use super::tail::Tail;
-use super::{LogOptions, Wake};
-use crate::storage::log::{Done, LogError, LogHooks, LogState, Position, Write};
-use crate::world::files::File;
+use super::{Done, LogError, LogHooks, LogState, Position, Wake, Write};
+
+/// What an engine knows of the part of the log that is flushed.
+pub(in crate::storage) trait Flushed: fmt::Debug + Send {
+    /// The log as flushed.
+    fn summary(&self) -> &Summary;
+
+    /// The part of the log's stream that is kept, in bytes from its very beginning: its end is where all that was
+    /// flushed ends.
+    fn stream(&self) -> Range<u64>;
+}
 
 /// A queued write, or a part of a long one.
-pub(super) struct Submission {
-    pub(super) records: Vec<Record>,
+pub(in crate::storage) struct Submission {
+    pub(in crate::storage) records: Vec<Record>,
     /// Length of the records on disk.
-    pub(super) bytes: usize,
+    pub(in crate::storage) bytes: usize,
     /// The greatest committed position that was submitted behind it and before the next one.
-    pub(super) committed: Option<Position>,
+    pub(in crate::storage) committed: Option<Position>,
     /// Missing on all parts of a long write but the last.
-    pub(super) done: Option<Done>,
+    pub(in crate::storage) done: Option<Done>,
 }
 
 /// Whether the log takes writes.
@@ -38,63 +48,45 @@ enum Phase {
     Failed(LogError),
 }
 
-/// A segment that holds entries, or may yet.
-#[derive(Clone, Debug)]
-pub(super) struct LiveSegment {
-    pub(super) file: Arc<dyn File>,
-    pub(super) seal: Seal,
-    pub(super) stream_start: u64,
-}
-
 /// What there is to do for the log's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Work {
+pub(in crate::storage) enum Work {
     Writes,
     Idle,
     Close,
 }
 
-pub(super) struct View {
+pub(in crate::storage) struct View<F> {
     /// The log with all that was submitted.
     submitted: Summary,
-    pub(super) tail: Tail,
+    pub(in crate::storage) tail: Tail,
     queue: VecDeque<Submission>,
     /// Bytes in the queue and in the group being flushed.
     queued_bytes: usize,
     /// Committed position that was submitted while the queue was empty.
     committed: Option<Position>,
-    /// The log as flushed, for finding entries that the tail doesn't hold.
-    pub(super) flushed: Contents,
-    pub(super) segments: BTreeMap<u64, LiveSegment>,
-    /// Where the stream ends, as flushed.
-    pub(super) stream_end: u64,
+    /// What is flushed, for finding entries that the tail doesn't hold.
+    pub(in crate::storage) flushed: F,
     phase: Phase,
     room_waiters: Vec<Box<dyn FnOnce() + Send>>,
 }
 
-impl View {
-    pub(super) fn new(
-        flushed: Contents,
-        tail: Tail,
-        segments: BTreeMap<u64, LiveSegment>,
-        stream_end: u64,
-    ) -> Self {
+impl<F: Flushed> View<F> {
+    pub(in crate::storage) fn new(flushed: F, tail: Tail) -> Self {
         Self {
-            submitted: flushed.summary.clone(),
+            submitted: flushed.summary().clone(),
             tail,
             queue: VecDeque::new(),
             queued_bytes: 0,
             committed: None,
             flushed,
-            segments,
-            stream_end,
             phase: Phase::Open,
             room_waiters: Vec::new(),
         }
     }
 
     /// The indexes that the log holds.
-    pub(super) fn indexes(&self) -> std::ops::Range<u64> {
+    pub(in crate::storage) fn indexes(&self) -> Range<u64> {
         match (self.submitted.first, self.submitted.last) {
             (Some(first), Some(last)) => first..last.index + 1,
             _ => 0..0,
@@ -109,15 +101,14 @@ impl View {
             first: _,
             last,
         } = summary;
-        let kept_from = self.segments.values().next();
-        let kept_from = kept_from.map_or(0, |segment| segment.stream_start);
+        let kept = self.flushed.stream();
         LogState {
             vote,
             committed,
             purged,
             last,
-            stream_bytes: self.stream_end,
-            kept_bytes: self.stream_end - kept_from,
+            stream_bytes: kept.end,
+            kept_bytes: kept.end - kept.start,
         }
     }
 
@@ -173,23 +164,28 @@ impl View {
         self.queue.iter().filter_map(first).min().unwrap_or(u64::MAX)
     }
 
+    /// Whether anything waits to be written.
+    pub(in crate::storage) fn is_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     fn has_room(&self, queue_bytes: usize) -> bool {
         self.queued_bytes < queue_bytes || !matches!(self.phase, Phase::Open)
     }
 }
 
 /// See the module's documentation.
-pub(super) struct Shared {
-    view: Mutex<View>,
+pub(in crate::storage) struct Shared<F> {
+    view: Mutex<View<F>>,
     /// Signals the log's thread: a write, or the wish to close.
     work: Condvar,
     /// The same for a driver without a thread.
     wake: Option<Wake>,
-    pub(super) options: LogOptions,
-    pub(super) hooks: LogHooks,
+    pub(in crate::storage) options: LogOptions,
+    pub(in crate::storage) hooks: LogHooks,
 }
 
-impl fmt::Debug for Shared {
+impl<F> fmt::Debug for Shared<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
             .field("options", &self.options)
@@ -197,8 +193,13 @@ impl fmt::Debug for Shared {
     }
 }
 
-impl Shared {
-    pub(super) fn new(view: View, options: LogOptions, hooks: LogHooks, wake: Option<Wake>) -> Self {
+impl<F: Flushed> Shared<F> {
+    pub(in crate::storage) fn new(
+        view: View<F>,
+        options: LogOptions,
+        hooks: LogHooks,
+        wake: Option<Wake>,
+    ) -> Self {
         Self {
             view: Mutex::new(view),
             work: Condvar::new(),
@@ -209,12 +210,12 @@ impl Shared {
     }
 
     /// Runs `f` on the view, under the lock.
-    pub(super) fn with<T>(&self, f: impl FnOnce(&mut View) -> T) -> T {
+    pub(in crate::storage) fn with<T>(&self, f: impl FnOnce(&mut View<F>) -> T) -> T {
         f(&mut self.view.lock())
     }
 
     /// Queues a write, or answers it at once.
-    pub(super) fn submit(&self, write: Write, done: Done) {
+    pub(in crate::storage) fn submit(&self, write: Write, done: Done) {
         match self.enqueue(write, done) {
             None => self.signal(),
             Some((done, answer)) => done(answer),
@@ -252,7 +253,7 @@ impl Shared {
         None
     }
 
-    fn check_bounds(&self, view: &View, records: &[Record]) -> Result<(), LogError> {
+    fn check_bounds(&self, view: &View<F>, records: &[Record]) -> Result<(), LogError> {
         let payload_max = self.options.payload_bytes_max();
         let too_long = |record: &Record| matches!(record, Record::Entry(e) if e.payload.len() > payload_max);
         if records.iter().any(too_long) {
@@ -269,7 +270,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn when_room(&self, ready: Box<dyn FnOnce() + Send>) {
+    pub(in crate::storage) fn when_room(&self, ready: Box<dyn FnOnce() + Send>) {
         let ready = self.with(|view| {
             if view.has_room(self.options.queue_bytes) {
                 return Some(ready);
@@ -282,16 +283,16 @@ impl Shared {
         }
     }
 
-    pub(super) fn state(&self) -> LogState {
+    pub(in crate::storage) fn state(&self) -> LogState {
         self.with(|view| view.log_state(view.submitted.clone()))
     }
 
-    pub(super) fn durable(&self) -> LogState {
-        self.with(|view| view.log_state(view.flushed.summary.clone()))
+    pub(in crate::storage) fn durable(&self) -> LogState {
+        self.with(|view| view.log_state(view.flushed.summary().clone()))
     }
 
     /// Asks the log's thread to finish what is queued and end.
-    pub(super) fn begin_close(&self) {
+    pub(in crate::storage) fn begin_close(&self) {
         self.with(|view| {
             if matches!(view.phase, Phase::Open) {
                 view.phase = Phase::Closing;
@@ -302,7 +303,7 @@ impl Shared {
     }
 
     /// All is flushed.
-    pub(super) fn closed(&self) {
+    pub(in crate::storage) fn closed(&self) {
         self.with(|view| {
             if !matches!(view.phase, Phase::Failed(_)) {
                 view.phase = Phase::Closed;
@@ -311,7 +312,7 @@ impl Shared {
     }
 
     /// The error that the log failed with.
-    pub(super) fn failure(&self) -> Option<LogError> {
+    pub(in crate::storage) fn failure(&self) -> Option<LogError> {
         self.with(|view| match &view.phase {
             Phase::Failed(error) => Some(error.clone()),
             Phase::Open | Phase::Closing | Phase::Closed => None,
@@ -319,7 +320,7 @@ impl Shared {
     }
 
     /// Waits until there is something to do: writes first, then the wish to close, then, if `restless`, leisure.
-    pub(super) fn wait(&self, restless: bool, idle_after: Duration) -> Work {
+    pub(in crate::storage) fn wait(&self, restless: bool, idle_after: Duration) -> Work {
         let mut view = self.view.lock();
         loop {
             if !view.queue.is_empty() {
@@ -337,7 +338,7 @@ impl Shared {
     }
 
     /// Takes queued writes of at most `group_bytes` together, but at least one, and the committed position behind them.
-    pub(super) fn take(&self) -> (Vec<Submission>, Option<Position>) {
+    pub(in crate::storage) fn take(&self) -> (Vec<Submission>, Option<Position>) {
         self.with(|view| {
             let mut taken = Vec::new();
             let mut bytes = 0;
@@ -355,12 +356,12 @@ impl Shared {
     }
 
     /// Takes the committed position that found no company, and leaves what is queued.
-    pub(super) fn take_committed(&self) -> Option<Position> {
+    pub(in crate::storage) fn take_committed(&self) -> Option<Position> {
         self.with(|view| view.committed.take())
     }
 
     /// Gives back a committed position that was taken without company.
-    pub(super) fn put_back(&self, committed: Option<Position>) {
+    pub(in crate::storage) fn put_back(&self, committed: Option<Position>) {
         self.with(|view| match view.queue.back_mut() {
             // A later submission carries it just as well, and a later position replaces it.
             Some(submission) => submission.committed = submission.committed.or(committed),
@@ -369,7 +370,7 @@ impl Shared {
     }
 
     /// Accounts for `bytes` of the queue that were flushed, and drops from memory what needn't be there any more.
-    pub(super) fn release(&self, bytes: usize) {
+    pub(in crate::storage) fn release(&self, bytes: usize) {
         self.with(|view| {
             view.queued_bytes -= bytes;
             if view.tail.exceeds(self.options.tail_bytes) {
@@ -381,7 +382,7 @@ impl Shared {
     }
 
     /// The disk failed: nothing will be written any more.
-    pub(super) fn fail(&self, error: &LogError, in_flight: Vec<Done>) {
+    pub(in crate::storage) fn fail(&self, error: &LogError, in_flight: Vec<Done>) {
         let queued = self.with(|view| {
             view.phase = Phase::Failed(error.clone());
             std::mem::take(&mut view.queue)
@@ -413,6 +414,23 @@ impl Shared {
         self.work.notify_one();
         if let Some(wake) = &self.wake {
             wake();
+        }
+    }
+}
+
+/// Held by a log's thread: if that panics, the log is dead, and nobody would notice.
+pub(in crate::storage) struct Told<F: Flushed>(Arc<Shared<F>>);
+
+impl<F: Flushed> Told<F> {
+    pub(in crate::storage) fn new(shared: &Arc<Shared<F>>) -> Self {
+        Self(Arc::clone(shared))
+    }
+}
+
+impl<F: Flushed> Drop for Told<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(&LogError::Panicked, Vec::new());
         }
     }
 }
