@@ -5,6 +5,7 @@ use std::{env, path::PathBuf};
 use prost::Message;
 
 const NATIVE: &[&str] = &[
+    "spine/v1/admin.proto",
     "spine/v1/catalog.proto",
     "spine/v1/common.proto",
     "spine/v1/health.proto",

@@ -29,6 +29,9 @@ pub enum Error {
     /// No server could be reached before the deadline; nothing was written.
     #[error("no server answers: {0}")]
     Unreachable(String),
+    /// A stream ended before its end; nothing was written. Begin it again.
+    #[error("{0}")]
+    BrokenOff(String),
     /// A watch can't go on: what happened behind its index is no longer kept. Read the present state, and watch from
     /// its `applied_index`.
     #[error("changes before index {oldest} are no longer kept")]

@@ -24,6 +24,7 @@
 //!
 //! Answers are the messages of the API ([`proto`]), whose definitions document every field.
 
+mod admin;
 mod catalog;
 mod error;
 mod health;
@@ -42,6 +43,7 @@ pub use spine_proto::v1 as proto;
 
 use self::pool::{Caller, Pool, Settings};
 pub use self::{
+    admin::{Admin, SnapshotStream},
     catalog::Catalog,
     error::{Error, Refusal, Result},
     health::{CheckScope, Health},
@@ -65,6 +67,8 @@ pub struct Client {
     pub members: Members,
     /// What happens, as it happens.
     pub watch: Watch,
+    /// What operators do.
+    pub admin: Admin,
 }
 
 impl Client {
@@ -118,7 +122,8 @@ impl Client {
             catalog: Catalog::new(caller.clone()),
             health: Health::new(caller.clone()),
             members: Members::new(caller.clone()),
-            watch: Watch::new(caller),
+            watch: Watch::new(caller.clone()),
+            admin: Admin::new(caller),
         }
     }
 }

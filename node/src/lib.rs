@@ -12,6 +12,7 @@
 //! there may be any number of them, and [`Node::stop`] ends one in order. `examples/embedded` in the repository is such a
 //! program.
 
+pub mod backup;
 #[cfg(feature = "server")]
 pub mod ca;
 #[cfg(feature = "server")]

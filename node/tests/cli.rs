@@ -81,6 +81,8 @@ struct Script {
     server: AbortHandle,
     input: Vec<u8>,
     terminal: bool,
+    /// Where commands find and leave files: `TMP` in scripts.
+    files: tempfile::TempDir,
     /// A command that goes on while others run.
     background: Option<JoinHandle<(Exit, String, String)>>,
 }
@@ -120,6 +122,7 @@ impl Default for Script {
             server,
             input: Vec::new(),
             terminal: false,
+            files: tempfile::tempdir().expect("a directory"),
             background: None,
         }
     }
@@ -129,7 +132,7 @@ impl Runner for Script {
     type Command = Command;
 
     fn run(&mut self, command: &Command, _context: &Context) -> Result<String, Box<dyn Error>> {
-        let words = words(command);
+        let words = self.words(command);
         match (command.name.as_str(), &words[..]) {
             ("spine", _) => Ok(self.shown(self.spine(words.clone()))),
             ("background", _) => {
@@ -165,13 +168,44 @@ impl Runner for Script {
                 }
                 Ok(String::new())
             }
+            ("flip", [file, byte]) => {
+                let mut bytes = std::fs::read(file)?;
+                let length = bytes.len();
+                // Counted from the end if negative.
+                let byte: isize = byte.parse()?;
+                let at = if byte < 0 {
+                    length.saturating_add_signed(byte)
+                } else {
+                    byte.unsigned_abs()
+                };
+                bytes[at] ^= 1;
+                std::fs::write(file, bytes)?;
+                Ok(String::new())
+            }
+            ("cut", [file, length]) => {
+                let file = std::fs::File::options().write(true).open(file)?;
+                file.set_len(length.parse()?)?;
+                Ok(String::new())
+            }
+            ("write", [file, text]) => {
+                std::fs::write(file, text)?;
+                Ok(String::new())
+            }
+            ("files", [dir]) => {
+                let mut names = Vec::new();
+                for entry in std::fs::read_dir(dir)? {
+                    names.push(entry?.file_name().to_string_lossy().into_owned());
+                }
+                names.sort();
+                Ok(names.join(" "))
+            }
             (name, _) => Err(format!("no command {name}").into()),
         }
     }
 }
 
 /// The words of a command line: those of the first argument, and the others as they are.
-fn words(command: &Command) -> Vec<String> {
+fn words_of(command: &Command) -> Vec<String> {
     let mut values = command.args.iter().map(|argument| match argument {
         Argument::Positional(value) => value.clone(),
         other => other.to_string(),
@@ -185,6 +219,12 @@ fn words(command: &Command) -> Vec<String> {
 }
 
 impl Script {
+    fn words(&self, command: &Command) -> Vec<String> {
+        let files = self.files.path().display().to_string();
+        let words = words_of(command).into_iter();
+        words.map(|word| word.replace("TMP", &files)).collect()
+    }
+
     fn spine(&self, words: Vec<String>) -> (Exit, String, String) {
         self.runtime.block_on(self.task(words))
     }
@@ -236,6 +276,30 @@ impl Script {
         if exit != Exit::Ok {
             let _ = write!(shown, "\nexit {} {exit:?}", exit as u8);
         }
-        shown
+        let files = self.files.path().display().to_string();
+        masked(&shown.replace(&files, "TMP"))
     }
+}
+
+/// Output without what differs from run to run: ids that are drawn, and checksums over them.
+fn masked(shown: &str) -> String {
+    let is_word = |c: char| c.is_ascii_hexdigit() || c == '-';
+    let mut out = String::new();
+    let mut rest = shown;
+    while let Some(begin) = rest.find(is_word) {
+        let (before, word) = rest.split_at(begin);
+        let end = word.find(|c| !is_word(c)).unwrap_or(word.len());
+        let (word, after) = word.split_at(end);
+        let hex = word.chars().filter(char::is_ascii_hexdigit).count();
+        out.push_str(before);
+        out.push_str(match (word.len(), hex) {
+            (64, 64) => "SHA256",
+            (32, 32) if !word.contains('-') => "DIGEST",
+            (36, 32) => "UUID",
+            _ => word,
+        });
+        rest = after;
+    }
+    out.push_str(rest);
+    out
 }

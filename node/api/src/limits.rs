@@ -54,6 +54,11 @@ pub const PAGE_BYTES_MAX: usize = 1 << 20;
 /// Targets of a service resolved: far more than a client can balance over, and below what a message may hold.
 pub const TARGETS_MAX: usize = 10_000;
 
+/// Snapshots that a server sends at once: each keeps a state, and what has been overwritten since.
+pub const SNAPSHOTS_SENT_MAX: usize = 4;
+/// A client that takes nothing of a snapshot for so long is cut off.
+pub const SNAPSHOT_PAUSE_MAX: Duration = Duration::from_secs(30);
+
 /// Different reads that the Consul dialect remembers as asked `?cached`.
 pub const CACHED_READS_MAX: usize = 4_096;
 /// Bytes of a filter expression.

@@ -88,6 +88,7 @@ fn remedy(error: &Error) -> Option<String> {
         Error::Deadline(_) => "retry with a longer --timeout, or read with --stale",
         Error::Overloaded(_) => "retry later",
         Error::Unreachable(_) => "start a node there, or name others with --addr or SPINE_ADDR",
+        Error::BrokenOff(_) => "run the command again",
         Error::Compacted { .. } => "list what is there now, and watch without --from",
         Error::Config(_) => "see --help",
         _ => return None,

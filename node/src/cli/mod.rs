@@ -9,6 +9,7 @@ mod members;
 mod print;
 mod rows;
 mod service;
+mod snapshot;
 mod watch;
 
 use std::{
@@ -34,6 +35,8 @@ pub enum ClientCommand {
     Kv(kv::Kv),
     /// Register, find and remove services
     Service(service::Service),
+    /// Keep the state of the cluster in a file, and begin a cluster with it
+    Snapshot(snapshot::Snapshot),
     /// Print what happens, one JSON event a line
     Watch(watch::Watch),
     /// Print a completion script for a shell
@@ -133,6 +136,7 @@ async fn dispatch(
         ClientCommand::Members(members) => members.run(streams).await,
         ClientCommand::Kv(kv) => kv.run(streams).await,
         ClientCommand::Service(service) => service.run(streams).await,
+        ClientCommand::Snapshot(snapshot) => snapshot.run(streams).await,
         ClientCommand::Watch(watch) => watch.run(streams).await,
         ClientCommand::Completion { shell } => {
             let mut script = Vec::new();

@@ -15,6 +15,10 @@ pub(super) trait Row: Serialize {
     const HEADER: &'static [&'static str];
     /// A text for each column.
     fn cells(&self) -> Vec<String>;
+    /// Whether cells that are long are cut.
+    fn is_cut() -> bool {
+        true
+    }
 }
 
 /// Prints rows: a table with aligned columns, or a JSON array.
@@ -26,7 +30,7 @@ pub(super) fn rows<R: Row>(streams: &mut Streams<'_>, format: Format, rows: &[R]
             let lines: Vec<Vec<String>> = std::iter::once(header)
                 .chain(
                     rows.iter()
-                        .map(|row| row.cells().iter().map(|cell| tidy(cell)).collect()),
+                        .map(|row| row.cells().iter().map(|cell| tidy(cell, R::is_cut())).collect()),
                 )
                 .collect();
             table(streams, &lines)
@@ -62,12 +66,12 @@ fn table(streams: &mut Streams<'_>, lines: &[Vec<String>]) -> io::Result<()> {
 }
 
 /// A cell on one line, without what would move a terminal's cursor.
-fn tidy(cell: &str) -> String {
+fn tidy(cell: &str, is_cut: bool) -> String {
     let mut clean: String = cell
         .chars()
         .map(|c| if c.is_control() { '·' } else { c })
         .collect();
-    if let Some((end, _)) = clean.char_indices().nth(CELL_CHARS_MAX) {
+    if is_cut && let Some((end, _)) = clean.char_indices().nth(CELL_CHARS_MAX) {
         clean.truncate(end);
         clean.push('…');
     }

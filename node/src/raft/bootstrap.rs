@@ -13,7 +13,7 @@ use std::{
 };
 
 use openraft::LogIdOptionExt;
-use spine_core::State;
+use spine_core::{Index, State};
 
 use super::{
     checkpoint::{Checkpoints, Loaded},
@@ -146,6 +146,12 @@ pub enum StartError {
         /// The cluster's founders.
         members: String,
     },
+    /// A restored directory is to found a cluster with servers that don't have its state.
+    #[error(
+        "{}: this directory was restored from a snapshot, which the other servers of --initial-cluster don't have: start it \
+         alone, without --initial-cluster; the others come with empty directories once it runs", .0.display()
+    )]
+    RestoredAmongOthers(PathBuf),
     /// The list of founders is wrong.
     #[error("the list of founders {0}")]
     Founders(#[from] ListError),
@@ -203,6 +209,7 @@ impl StartError {
             | Self::IdentitiesDiffer { .. }
             | Self::RecordDiffers { .. }
             | Self::NoPeerPort { .. }
+            | Self::RestoredAmongOthers(_)
             | Self::Founders(_)
             | Self::Refused(_)
             | Self::OldDisk(_)
@@ -259,6 +266,7 @@ pub fn open(
                 }
                 (FirstStart::Alone, _) => first_start(world, &checkpoints, found, place)?,
                 (FirstStart::Together, _) => {
+                    refuse_restored(found.as_ref(), directory)?;
                     return Beginning::new(world, directory, lock, record, checkpoints, found, place)
                         .map(|beginning| Found::Empty(Box::new(beginning)));
                 }
@@ -417,6 +425,16 @@ fn refuse_lost_log(
     }
 }
 
+/// Refuses a restored directory that is to found a cluster with others: they don't have its state.
+fn refuse_restored(found: Option<&Loaded>, directory: &Path) -> Result<(), StartError> {
+    match found {
+        Some(loaded) if loaded.applied.state.index() > Index(0) => {
+            Err(StartError::RestoredAmongOthers(directory.to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The founding in which this node took part, by its record.
 fn own_founding(
     record: Option<Record>,
@@ -479,10 +497,20 @@ fn first_start(
 
 /// A generation that holds nothing: the first of a node, generation 0 but for what a crash left.
 fn write_nothing(identity: Identity, checkpoints: &Checkpoints) -> Result<Loaded, CheckpointError> {
+    begin_with(&State::new(), identity, checkpoints)
+}
+
+/// A generation that stands before the first entry of its log. With a state it is that of a restored directory, which
+/// founds a cluster alone.
+pub(crate) fn begin_with(
+    state: &State,
+    identity: Identity,
+    checkpoints: &Checkpoints,
+) -> Result<Loaded, CheckpointError> {
     let applied = Applied {
         position: None,
         membership: Arc::default(),
-        state: State::new(),
+        state: state.clone(),
     };
     let generation = checkpoints.write(&identity, &applied, 0)?;
     Ok(Loaded {

@@ -4,6 +4,7 @@
 //! [`encode`] or [`status`] makes a message or a status of that. Watching has a file of its own ([`watch`]), and so
 //! has the standard health service, which tells whether this server is ready.
 
+mod admin;
 mod catalog;
 mod decode;
 mod encode;
@@ -67,6 +68,7 @@ pub fn services(registry: Arc<dyn Registry>, settings: Settings) -> Routes {
         settings: Arc::new(settings),
         draw: Arc::default(),
     };
+    let administration = v1::admin_server::AdminServer::new(admin::Administration::new(door.clone()));
     macro_rules! bounded {
         ($server:path) => {
             <$server>::new(door.clone()).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX)
@@ -83,6 +85,7 @@ pub fn services(registry: Arc<dyn Registry>, settings: Settings) -> Routes {
         .add_service(bounded!(v1::members_server::MembersServer<Door>))
         .add_service(bounded!(v1::watch_server::WatchServer<Door>))
         .add_service(bounded!(v1::sessions_server::SessionsServer<Door>))
+        .add_service(administration.max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX))
         .add_service(
             readiness::service(door.clone()).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX),
         )

@@ -28,6 +28,7 @@ const SERVICES: [&str; 10] = [
     "spine.v1.Members",
     "spine.v1.Sessions",
     "spine.v1.Watch",
+    "spine.v1.Admin",
 ];
 
 pub(super) fn service(door: Door) -> HealthServer<Readiness> {

@@ -6,8 +6,8 @@ use prost::Message;
 use spine_api::{limits, native};
 use spine_core::limits::VALUE_BYTES_MAX;
 use spine_proto::v1::{
-    self, catalog_client::CatalogClient, event::Change, kv_client::KvClient, topic::Topic,
-    watch_client::WatchClient,
+    self, admin_client::AdminClient, catalog_client::CatalogClient, event::Change, kv_client::KvClient,
+    save_snapshot_response::Part, topic::Topic, watch_client::WatchClient,
 };
 use tokio::time::Instant;
 use tonic::{Code, Request, Status, client::Grpc, service::Routes};
@@ -53,6 +53,7 @@ async fn no_service_takes_a_message_above_the_bound() {
         "/spine.v1.Election/Campaign",
         "/spine.v1.Members/ListMembers",
         "/spine.v1.Watch/Watch",
+        "/spine.v1.Admin/SaveSnapshot",
         "/grpc.health.v1.Health/Check",
     ] {
         let too_large = call(&served, method, put_of(limits::GRPC_MESSAGE_BYTES_MAX + 1)).await;
@@ -267,6 +268,61 @@ async fn a_watch_is_refused_where_too_many_wait() {
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     assert_eq!(status.metadata().get("spine-code").unwrap(), "overloaded");
     drop(parked);
+}
+
+/// More than connections and queues hold on their own.
+async fn fill(registry: &Scripted) {
+    for key in ["a", "b", "c", "d", "e", "f"] {
+        registry.put_here(key, "x".repeat(VALUE_BYTES_MAX)).await;
+    }
+}
+
+#[tokio::test]
+async fn so_many_snapshots_are_sent_at_once() {
+    let (registry, routes) = served_here().await;
+    fill(&registry).await;
+    let mut admin = AdminClient::new(routes);
+    let mut sending = Vec::new();
+    for _ in 0..limits::SNAPSHOTS_SENT_MAX {
+        let request = v1::SaveSnapshotRequest::default();
+        sending.push(admin.save_snapshot(request).await.unwrap().into_inner());
+    }
+    let refused = admin.save_snapshot(v1::SaveSnapshotRequest::default()).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert_eq!(refused.metadata().get("spine-code").unwrap(), "overloaded");
+    // One that was given up makes room for another, as soon as that is noticed.
+    sending.pop();
+    while admin
+        .save_snapshot(v1::SaveSnapshotRequest::default())
+        .await
+        .is_err()
+    {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_of_a_snapshot_is_cut_off() {
+    let (registry, routes) = served_here().await;
+    fill(&registry).await;
+    let mut admin = AdminClient::new(routes);
+    let request = v1::SaveSnapshotRequest::default();
+    let mut parts = admin.save_snapshot(request).await.unwrap().into_inner();
+    for _ in 0..3 {
+        // As long as it takes something it may take its time.
+        tokio::time::sleep(limits::SNAPSHOT_PAUSE_MAX / 10 * 9).await;
+        parts.message().await.unwrap().unwrap();
+    }
+    tokio::time::sleep(limits::SNAPSHOT_PAUSE_MAX + Duration::from_secs(1)).await;
+    let status = loop {
+        match parts.message().await {
+            Ok(Some(part)) => assert!(!matches!(part.part, Some(Part::End(_)))),
+            Ok(None) => panic!("it says why it ends"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Aborted, "{status}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test lives in the real world")]
 #![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
+mod admin;
 mod bounds;
 mod calls;
 mod catalog;

@@ -63,6 +63,10 @@ impl Served {
         v1::election_client::ElectionClient::new(self.channel.clone())
     }
 
+    pub(crate) fn admin(&self) -> v1::admin_client::AdminClient<Channel> {
+        v1::admin_client::AdminClient::new(self.channel.clone())
+    }
+
     pub(crate) fn watch(&self) -> v1::watch_client::WatchClient<Channel> {
         v1::watch_client::WatchClient::new(self.channel.clone())
     }

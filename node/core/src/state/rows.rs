@@ -110,6 +110,23 @@ impl State {
             + self.changes.bytes()
     }
 
+    /// How many rows the tables have that people know by name.
+    pub fn counts(&self) -> [(&'static str, usize); 11] {
+        [
+            ("keys", self.kv.rows.len()),
+            ("old versions of keys", self.kv.history.len()),
+            ("nodes", self.catalog.nodes.len()),
+            ("service instances", self.catalog.instances.len()),
+            ("checks", self.health.checks.len()),
+            ("leases", self.leases.rows.len()),
+            ("heartbeats", self.heartbeats.len()),
+            ("request sessions", self.sessions.rows.len()),
+            ("servers", self.members.len()),
+            ("CA roots", self.ca_roots.len()),
+            ("events", self.changes.events.len()),
+        ]
+    }
+
     fn scalars(&self) -> Scalars {
         Scalars {
             index: self.index,

@@ -1,0 +1,205 @@
+//! A snapshot file, and the cluster that begins with it.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+mod support;
+
+use std::{fs, path::Path, sync::Arc};
+
+use spine_api::{Registry, hub::Hub};
+use spine_core::{Command, LeaseGrant, LeaseId, State, Ttl, snapshot};
+use spine_node::{
+    Node, World,
+    backup::{
+        self, Loaded, ReadError, RestoreError,
+        file::{FileError, Head, Writer},
+    },
+    metrics_sink::Uncounted,
+    node::{PeerPort, PeerSettings},
+    raft::{Peer, bootstrap::StartError},
+};
+use support::{cx, put, read, settings, start, write};
+
+/// The file of a state.
+fn file_of(state: &State) -> Vec<u8> {
+    let head = Head {
+        state: snapshot::Header::of(state).encode().into(),
+        cluster: "11111111-2222-3333-4444-555555555555".into(),
+        server: "n1".into(),
+        release: "0.1.0".into(),
+    };
+    let mut writer = Writer::new(Vec::new(), &head).unwrap();
+    for chunk in snapshot::chunks(state) {
+        writer.chunk(&chunk).unwrap();
+    }
+    writer.finish().unwrap().1
+}
+
+fn load(file: &[u8]) -> Result<Loaded, ReadError> {
+    backup::read(file, &mut |_| {})
+}
+
+async fn newest(node: &Node) -> State {
+    State::clone(&node.registry().view(&cx()).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_cluster_has_the_data_and_another_id_and_its_counters_go_on() {
+    let place = tempfile::tempdir().unwrap();
+    let (old, new) = (place.path().join("old"), place.path().join("new"));
+    let node = start(&old).await;
+    let registry = node.registry();
+    for number in 0..200 {
+        write(&*registry, &format!("k{number}"), vec![b'x'; 5_000]).await;
+    }
+    write(&*registry, "a", "first").await;
+    write(&*registry, "a", "second").await;
+    let grant = LeaseGrant {
+        id: LeaseId(7),
+        ttl: Ttl::seconds(600),
+    };
+    let granted = registry.propose(&cx(), Command::LeaseGrant(grant)).await.unwrap();
+    assert!(granted.result.is_ok());
+    let state = newest(&node).await;
+    let first = node.identity();
+    node.stop().await.unwrap();
+
+    let loaded = load(&file_of(&state)).unwrap();
+    assert_eq!(loaded.state.digest(), state.digest());
+    let identity = backup::restore(&World::real(), &loaded.state, &new).unwrap();
+    assert_ne!(identity.cluster, first.cluster);
+    assert_ne!(identity.node, first.node);
+
+    let node = start(&new).await;
+    assert_eq!(node.identity(), identity);
+    let registry = node.registry();
+    let found = newest(&node).await;
+    assert!(found.index() >= state.index() && found.revision() >= state.revision());
+    assert!(found.time() >= state.time());
+    assert_eq!(read(&*registry, "a").await.as_deref(), Some("second"));
+    assert_eq!(found.kv().len(), 201);
+    assert!(found.leases().get(LeaseId(7)).is_some());
+    let written = write(&*registry, "a", "third").await;
+    assert!(written.index > state.index());
+    assert!(newest(&node).await.revision() > state.revision());
+    node.halt().await.unwrap();
+
+    let node = start(&new).await;
+    assert_eq!(
+        node.identity(),
+        identity,
+        "it is an ordinary directory from then on"
+    );
+    assert_eq!(read(&*node.registry(), "a").await.as_deref(), Some("third"));
+    node.stop().await.unwrap();
+}
+
+/// The others would begin without the state.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_directory_does_not_found_a_cluster_with_others() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("new");
+    let state = written_state();
+    backup::restore(&World::real(), &state, &dir).unwrap();
+    let mut settings = settings(&dir);
+    settings.peer_address = "127.0.0.1:1".into();
+    let peer = |name: &str, port: u16| Peer {
+        name: name.into(),
+        address: format!("127.0.0.1:{port}"),
+    };
+    settings.peers = Some(PeerSettings {
+        port: PeerPort::At("127.0.0.1:0".parse().unwrap()),
+        founders: vec![peer("n1", 1), peer("n2", 2)],
+    });
+    let refused = Node::start(settings, World::real(), Arc::new(Uncounted))
+        .await
+        .err()
+        .expect("it is refused");
+    assert!(matches!(refused, StartError::RestoredAmongOthers(_)), "{refused}");
+    assert!(refused.is_refusal());
+    // It is as it was: alone it starts.
+    let node = start(&dir).await;
+    assert_eq!(read(&*node.registry(), "a").await.as_deref(), Some("1"));
+    node.stop().await.unwrap();
+}
+
+fn written_state() -> State {
+    let local = spine_api::local::Local::new(spine_core::NodeName::parse("n1").unwrap());
+    futures::executor::block_on(local.propose(&cx(), put("a", "1"))).unwrap();
+    State::clone(&Hub::newest(local.hub()))
+}
+
+#[test]
+fn only_an_empty_directory_is_taken_and_what_an_attempt_left_is_cleared_away() {
+    let place = tempfile::tempdir().unwrap();
+    let state = State::new();
+    let dir = place.path().join("data");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("mine"), "x").unwrap();
+    let refused = backup::restore(&World::real(), &state, &dir).unwrap_err();
+    assert!(matches!(refused, RestoreError::NotEmpty(_)), "{refused}");
+    assert_eq!(names(place.path()), ["data"]);
+    fs::remove_file(dir.join("mine")).unwrap();
+    fs::create_dir(place.path().join("data.restoring")).unwrap();
+    fs::write(place.path().join("data.restoring/half"), "x").unwrap();
+    backup::restore(&World::real(), &state, &dir).unwrap();
+    assert_eq!(names(place.path()), ["data"]);
+    assert_eq!(names(&dir), ["checkpoint"]);
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// The checksums of the file hold, and the state is none all the same.
+#[test]
+fn what_newer_releases_wrote_and_what_is_no_state_is_refused() {
+    let state = written_state();
+    let header = snapshot::Header::of(&state);
+    let file = |header: snapshot::Header, chunks: &[Vec<u8>]| {
+        let head = Head {
+            state: header.encode().into(),
+            ..Head::default()
+        };
+        let mut writer = Writer::new(Vec::new(), &head).unwrap();
+        for chunk in chunks {
+            writer.chunk(chunk).unwrap();
+        }
+        writer.finish().unwrap().1
+    };
+    let chunks: Vec<_> = snapshot::chunks(&state).collect();
+    assert!(load(&file(header, &chunks)).is_ok());
+    for newer in [
+        snapshot::Header {
+            rules: u32::MAX,
+            ..header
+        },
+        snapshot::Header {
+            format: u16::MAX,
+            ..header
+        },
+    ] {
+        let refused = load(&file(newer, &chunks)).err().unwrap();
+        assert!(refused.to_string().contains("is newer than"), "{refused}");
+    }
+    let other = snapshot::Header {
+        digest: header.digest ^ 1,
+        ..header
+    };
+    let refused = load(&file(other, &chunks)).err().unwrap();
+    assert!(matches!(refused, ReadError::State(_)), "{refused}");
+    let refused = load(&file(header, &[])).err().unwrap();
+    assert!(matches!(refused, ReadError::State(_)), "{refused}");
+    let mut newer = file(header, &chunks);
+    newer[8] = 9;
+    let refused = load(&newer).err().unwrap();
+    assert!(
+        matches!(refused, ReadError::File(FileError::Newer { found: 9 })),
+        "{refused}"
+    );
+}
