@@ -15,7 +15,11 @@ use std::{
 
 use spine_core::{NodeName, Ttl};
 
-use crate::raft::{Peer, founding::Founders};
+use crate::{
+    leader::{HistoryKept, REVISIONS_MIN},
+    raft::{Peer, founding::Founders},
+    storage::log::LogEngine,
+};
 
 pub use self::options::{Founder, HostPort, Listen, LogFormat, Malformed, Options, OrOff, Span};
 
@@ -34,6 +38,8 @@ pub mod defaults {
     /// Time to live of a registration that heartbeats, in `dev`: three of the tutorial's 10 s beats, so that a
     /// service that stops is off the list within 40 s.
     pub const DEV_SERVICE_TTL: Duration = Duration::from_secs(30);
+    /// A watcher that breaks off comes back within this time.
+    pub const HISTORY_AGE_MIN: Duration = Duration::from_mins(1);
     /// Connections at once on each port. A blocking query holds one; each costs about 20 KiB.
     pub const CONNECTIONS_MAX: usize = 16_384;
     /// Time that requests in flight get to be answered at the end; systemd kills after 90.
@@ -60,6 +66,8 @@ pub struct Config {
     pub datacenter: String,
     /// Where the log and the checkpoints are; `None`: in a temporary directory.
     pub data_dir: Option<PathBuf>,
+    /// What keeps the log.
+    pub log_engine: LogEngine,
     /// Consul's API, UI, metrics.
     pub http: Option<Endpoint>,
     /// The same over TLS.
@@ -74,6 +82,8 @@ pub struct Config {
     pub founders: Founders,
     /// Time to live of registrations without checks that heartbeat; `None`: they stay.
     pub default_service_ttl: Option<Ttl>,
+    /// What of the keys' history is kept while it leads.
+    pub history: HistoryKept,
     /// The key that seals the CA's key.
     pub ca_seal_key: Option<PathBuf>,
     /// Networks that probes may reach; `None`: all that are not denied.
@@ -177,6 +187,7 @@ impl Config {
             mode,
             datacenter: datacenter(&said)?,
             data_dir: data_dir(mode, &said)?,
+            log_engine: said.log_engine.unwrap_or_default(),
             http: endpoint(
                 said.http_addr,
                 said.advertise_http_addr,
@@ -199,6 +210,7 @@ impl Config {
             )?,
             founders,
             default_service_ttl: service_ttl(mode, said.default_service_ttl)?,
+            history: history(said.history_revisions, said.history_age)?,
             ca_seal_key: said.ca_seal_key,
             probe_allow: said.probe_allow,
             connections_max: at_least_one(
@@ -421,6 +433,24 @@ fn service_ttl(mode: Mode, said: Option<OrOff<Span>>) -> Result<Option<Ttl>, Con
             format!("{ttl:?} is too short; the least is 2s"),
         )),
         ttl => Ok(ttl.map(Ttl::from)),
+    }
+}
+
+fn history(revisions: Option<u64>, age: Option<OrOff<Span>>) -> Result<HistoryKept, ConfigError> {
+    let default = HistoryKept::default();
+    let revisions = revisions.unwrap_or(default.revisions);
+    if revisions < REVISIONS_MIN {
+        let problem =
+            format!("{revisions} are too few: watchers that break off need the last {REVISIONS_MIN}");
+        return Err(invalid("--history-revisions", problem));
+    }
+    let age = age.map_or(default.age, |said| said.on().map(|Span(age)| age));
+    match age {
+        Some(age) if age < defaults::HISTORY_AGE_MIN => Err(invalid(
+            "--history-age",
+            format!("{age:?} is too short; the least is 1m"),
+        )),
+        age => Ok(HistoryKept { revisions, age }),
     }
 }
 

@@ -3,20 +3,24 @@
 //!
 //! [`Duties::due`] is asked by the task that submits entries, many times a second, and looks at what it is given alone.
 
+mod history;
 mod roll;
 
 use std::time::Duration;
 
-use spine_core::{Command, MemberStatus, Revision, State, Time};
+use spine_core::{Command, MemberStatus, State, Time};
 
-use self::roll::Roll;
-pub use self::roll::{BACK_AFTER, Heard, LOST_AFTER};
+use self::{history::Compaction, roll::Roll};
+pub use self::{
+    history::{HistoryKept, REVISIONS_MIN, TIGHT_BYTES},
+    roll::{BACK_AFTER, Heard, LOST_AFTER},
+};
 
 /// While any deadline exists an entry is made at least so often: after a restart of all voters cluster time goes on
 /// from the last one.
 pub const ENTRY_EVERY: Duration = Duration::from_secs(5);
-/// How often it is looked whether history is to be compacted.
-const COMPACT_EVERY: Duration = Duration::from_mins(1);
+/// Old versions of keys go with each entry; where none is made otherwise, one is made so often until they are gone.
+const SWEEP_EVERY: Duration = Duration::from_millis(50);
 
 /// Deadlines that come within this time of each other are ended by one pulse: a fraction of what they may be late.
 const PULSE_EVERY: Duration = Duration::from_millis(50);
@@ -50,12 +54,10 @@ pub enum Duty {
 /// A leader's duties.
 #[derive(Clone, Debug)]
 pub struct Duties {
-    /// Revisions of history that are kept.
-    history_revisions: u64,
     /// When the last entry was made.
     entry_made: Duration,
-    /// When compaction is looked at next.
-    compact_at: Duration,
+    /// What history is to go.
+    compaction: Compaction,
     /// When the last pulse was proposed.
     pulsed: Option<Duration>,
     /// Batches of renewals that were there when something came due, and are not applied yet.
@@ -68,11 +70,10 @@ pub struct Duties {
 
 impl Duties {
     /// The duties of `node`, a leader that begins at `now` of the monotonic clock.
-    pub fn new(node: u64, history_revisions: u64, now: Duration) -> Self {
+    pub fn new(node: u64, history: HistoryKept, now: Duration) -> Self {
         Self {
-            history_revisions,
             entry_made: now,
-            compact_at: now + COMPACT_EVERY,
+            compaction: Compaction::new(history, now),
             pulsed: None,
             awaited: None,
             busy: false,
@@ -103,8 +104,10 @@ impl Duties {
             self.busy = true;
             return Some(Duty::Propose(command));
         }
-        let stamp = view.state.next_deadline().is_some() && view.now >= self.entry_made + ENTRY_EVERY;
-        stamp.then_some(Duty::Stamp)
+        let since = view.now.saturating_sub(self.entry_made);
+        let stamp = view.state.next_deadline().is_some() && since >= ENTRY_EVERY;
+        let sweep = !view.state.kv().is_swept() && since >= SWEEP_EVERY && !view.lags;
+        (stamp || sweep).then_some(Duty::Stamp)
     }
 
     fn command(&mut self, view: View<'_>) -> Option<Command> {
@@ -125,11 +128,7 @@ impl Duties {
             self.awaited = None;
             return Some(Command::Pulse);
         }
-        if view.now >= self.compact_at {
-            self.compact_at = view.now + COMPACT_EVERY;
-            return self.compaction(view.state).map(Command::Compact);
-        }
-        None
+        self.compaction.due(view.state, view.now).map(Command::Compact)
     }
 
     /// Whether something is due, and every renewal that was there when it came due is applied: what came in time
@@ -145,18 +144,11 @@ impl Duties {
         }
         *self.awaited.get_or_insert(view.renewal_batches) == 0
     }
-
-    /// The revision to compact to, once that forgets a hundredth of what is kept: small steps cost entries.
-    fn compaction(&self, state: &State) -> Option<Revision> {
-        let floor = state.revision().0.saturating_sub(self.history_revisions);
-        let worth = (self.history_revisions / 100).max(1);
-        (floor >= state.kv().compacted().0 + worth).then_some(Revision(floor))
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use spine_core::{Entry, Guard, LeaseGrant, LeaseId, Put, Repeat, Request, Ttl, WallTime};
+    use spine_core::{Entry, Guard, LeaseGrant, LeaseId, Put, Repeat, Request, Revision, Ttl, WallTime};
 
     use super::*;
 
@@ -193,7 +185,11 @@ mod tests {
     }
 
     fn duties() -> Duties {
-        Duties::new(1, 100, Duration::ZERO)
+        let history = HistoryKept {
+            revisions: 100,
+            age: None,
+        };
+        Duties::new(1, history, Duration::ZERO)
     }
 
     #[test]
@@ -287,6 +283,44 @@ mod tests {
             due,
             Some(Duty::Propose(Command::Compact(Revision(many.revision().0 - 100))))
         );
+    }
+
+    #[test]
+    fn what_was_compacted_is_swept_though_nobody_writes() {
+        let put = |n: u64| {
+            Command::Put(Put {
+                key: "k".into(),
+                value: n.to_string().into(),
+                flags: 0,
+                lease: None,
+                guard: Guard::Always,
+                repeat: Repeat::Write,
+            })
+        };
+        let mut state = applied((0..2_000).map(put));
+        let old_versions = |state: &State| state.counts()[1];
+        assert!(old_versions(&state).1 >= 1_999);
+        let floor = state.revision();
+        let mut duties = duties();
+        assert_eq!(duties.due(view(&state, 1_000)), None);
+        let entry = |requests| Entry {
+            time: Time(0),
+            wall: WallTime(0),
+            requests,
+        };
+        state.apply(&entry(vec![Request::internal(Command::Compact(floor))]));
+        duties.entry_made(Duration::from_secs(1));
+        assert_eq!(duties.due(view(&state, 1_049)), None);
+        let mut stamps = 0;
+        let mut now = 1_050;
+        while duties.due(view(&state, now)) == Some(Duty::Stamp) {
+            state.apply(&entry(Vec::new()));
+            duties.entry_made(Duration::from_millis(now));
+            now += 50;
+            stamps += 1;
+        }
+        assert!((2..=40).contains(&stamps), "{stamps}");
+        assert_eq!(old_versions(&state), ("old versions of keys", 0));
     }
 
     #[test]

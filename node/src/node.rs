@@ -26,6 +26,7 @@ use crate::{
         link::Remote,
         service::{ForwardService, Service},
     },
+    leader::HistoryKept,
     limits::CHECKPOINT_ASKS_MAX,
     metrics_sink::NodeMetrics,
     peer::{Port, Services, Waiting},
@@ -89,8 +90,8 @@ pub struct NodeSettings {
     pub http_address: Arc<str>,
     /// Its address for the native API; empty when off.
     pub grpc_address: Arc<str>,
-    /// Revisions of the key/value store's history that the leader keeps.
-    pub history_revisions: u64,
+    /// What of the keys' history is kept while it leads.
+    pub history: HistoryKept,
     /// Sizes of the log.
     pub log: LogOptions,
     /// Bytes of log that are kept for members that are behind, beside what the checkpoints need.
@@ -98,8 +99,6 @@ pub struct NodeSettings {
 }
 
 impl NodeSettings {
-    /// Revisions kept unless told otherwise.
-    pub const HISTORY_REVISIONS: u64 = 100_000;
     /// Bytes of log kept for members that are behind, unless told otherwise.
     pub const LOG_KEPT_FOR_MEMBERS: u64 = 1 << 30;
 
@@ -114,7 +113,7 @@ impl NodeSettings {
             peers: None,
             http_address: "".into(),
             grpc_address: "".into(),
-            history_revisions: Self::HISTORY_REVISIONS,
+            history: HistoryKept::default(),
             log: LogOptions::default(),
             log_kept_for_members: Self::LOG_KEPT_FOR_MEMBERS,
         }
@@ -133,7 +132,7 @@ impl NodeSettings {
             name: self.name.clone(),
             datacenter: self.datacenter.clone(),
             identity,
-            history_revisions: self.history_revisions,
+            history: self.history,
             entry_bytes_max: log.payload_bytes_max().min(limits::ENTRY_BYTES_MAX) as u64,
         }
     }

@@ -11,6 +11,7 @@ pub mod clock;
 mod follow;
 mod forwarded;
 mod lead;
+pub mod quota;
 mod readiness;
 mod submit;
 
@@ -46,6 +47,7 @@ use self::{
 };
 use crate::{
     forward::Way,
+    leader::HistoryKept,
     limits::{CHECKPOINT_ASKS_MAX, SUBMIT_SHARE_BYTES, SUBMIT_SHARES},
     metrics_sink::{Ended, NodeMetrics, Request as Counted},
     raft::{Consensus, ELECTION_TIMEOUT, ReadError, identity::Identity},
@@ -68,8 +70,8 @@ pub struct About {
     pub datacenter: Arc<str>,
     /// Who it is.
     pub identity: Identity,
-    /// Revisions of history that the leader keeps.
-    pub history_revisions: u64,
+    /// What of the keys' history is kept while it leads.
+    pub history: HistoryKept,
     /// Bytes of an entry at most: the core's bound, or the log's if that is lower.
     pub entry_bytes_max: u64,
 }
@@ -129,7 +131,7 @@ impl NodeRegistry {
             consensus: consensus.clone(),
             hub: hub.clone(),
             clock: clock.clone(),
-            history_revisions: about.history_revisions,
+            history: about.history,
             entry_bytes_max: about.entry_bytes_max,
             follower: Follower {
                 way: way.clone(),
@@ -179,6 +181,19 @@ impl NodeRegistry {
     pub fn close(&self) {
         self.asks.write().take();
         self.hub.close();
+    }
+
+    /// Lets growth wait while the state is near its quota.
+    async fn feel_quota(&self, cx: &Context, command: &Command) {
+        if !command.grows() {
+            return;
+        }
+        let pause = quota::pause(self.hub.newest().bytes());
+        if !pause.is_zero() {
+            // At most half of the client's time: what would succeed must not fail for this.
+            let left = cx.deadline.saturating_duration_since(Instant::now());
+            tokio::time::sleep(pause.min(left / 2)).await;
+        }
     }
 
     async fn submit_command(&self, cx: &Context, command: Command) -> Result<Applied, Error> {
@@ -349,6 +364,7 @@ impl Registry for NodeRegistry {
         let (name, began) = (command.name(), self.clock.monotonic());
         let result = async {
             command.check()?;
+            self.feel_quota(cx, &command).await;
             match self.try_renewal(cx, &command).await? {
                 Some(applied) => Ok(applied),
                 None => self.submit_command(cx, command).await,

@@ -42,6 +42,7 @@ use crate::{
     peer::Waiting,
     probe::{Guard, NetProber, Probes},
     raft::bootstrap::StartError,
+    storage::log::LogOptions,
     telemetry::{count::Count, metrics::Metrics},
     world::net::Listener,
 };
@@ -330,6 +331,11 @@ fn settings(config: &Config, places: &Places, peer_port: Option<Arc<dyn Listener
             port: PeerPort::Bound(listener),
             founders: config.founders.peers().collect(),
         }),
+        history: config.history,
+        log: LogOptions {
+            engine: config.log_engine,
+            ..LogOptions::default()
+        },
         ..NodeSettings::new(config.name.clone(), places.data_dir.clone())
     }
 }

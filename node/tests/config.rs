@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
-use std::{io::Write, path::Path};
+use std::{io::Write, path::Path, time::Duration};
 
 use spine_core::Ttl;
-use spine_node::config::{Config, ConfigError, HostPort, LogFormat, Mode, Options, OrOff, defaults};
+use spine_node::{
+    config::{Config, ConfigError, HostPort, LogFormat, Mode, Options, OrOff, defaults},
+    leader::HistoryKept,
+    storage::log::LogEngine,
+};
 
 /// A command line, as clap reads it.
 #[derive(clap::Parser)]
@@ -112,6 +116,31 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
 }
 
 #[test]
+fn the_log_and_the_history_are_kept_as_told() {
+    let config = dev("").unwrap();
+    assert_eq!(config.log_engine, LogEngine::Segment);
+    assert_eq!(config.history, HistoryKept::default());
+    let file = r#"
+        log-engine = "sled"
+        history-age = "1d"
+        history-revisions = 5000
+    "#;
+    let config = with_file("--history-revisions 7000", file).unwrap();
+    assert_eq!(config.log_engine, LogEngine::Sled);
+    let kept = HistoryKept {
+        revisions: 7000,
+        age: Some(Duration::from_hours(24)),
+    };
+    assert_eq!(config.history, kept);
+    assert_eq!(with_file("--history-age off", file).unwrap().history.age, None);
+    let refused = refusal(with_file("", "log-engine = \"rocks\""));
+    assert!(
+        refused.contains("\"rocks\" is no log engine: segment or sled is wanted"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn https_is_an_address_with_a_certificate_and_its_key() {
     let config = dev("").unwrap();
     assert_eq!((config.https, config.http_socket), (None, None));
@@ -159,6 +188,8 @@ fn values_that_can_not_be_are_refused() {
         ("--datacenter DC1", "--datacenter"),
         ("--default-service-ttl 1s", "--default-service-ttl"),
         ("--connections-max 0", "--connections-max"),
+        ("--history-revisions 999", "--history-revisions"),
+        ("--history-age 59s", "--history-age"),
         (
             "--http-addr off --advertise-http-addr h:1",
             "--advertise-http-addr",

@@ -41,33 +41,54 @@ const HTTP: &str = "127.0.0.1:8500";
 
 #[test]
 fn fifty_kills_lose_nothing() {
-    sealed("fifty_kills_lose_nothing", || {
-        let place = tempfile::tempdir().unwrap();
-        let fault = Kill {
-            data: place.path().join("disk/data"),
-        };
-        let tally = campaign(&fault, KILLS, &mut [Known::default(); WRITERS]);
-        println!("kill -9: {tally}");
-        assert_eq!(tally.wrong, Vec::<String>::new());
+    sealed("fifty_kills_lose_nothing", || kills_lose_nothing(SEGMENT));
+}
+
+#[test]
+fn fifty_kills_lose_nothing_of_a_log_in_sled() {
+    sealed("fifty_kills_lose_nothing_of_a_log_in_sled", || {
+        kills_lose_nothing(SLED);
     });
+}
+
+fn kills_lose_nothing(engine: Engine) {
+    let place = tempfile::tempdir().unwrap();
+    let fault = Kill {
+        data: place.path().join("disk/data"),
+        engine,
+    };
+    let tally = campaign(&fault, KILLS, &mut [Known::default(); WRITERS]);
+    println!("kill -9, log in {engine}: {tally}");
+    assert_eq!(tally.wrong, Vec::<String>::new());
 }
 
 #[test]
 fn thirty_power_cuts_lose_nothing() {
     sealed("thirty_power_cuts_lose_nothing", || {
-        let place = tempfile::tempdir().unwrap();
-        let fault = PowerCut::new(place.path(), Flushes::Real);
-        let tally = campaign(&fault, CUTS, &mut [Known::default(); WRITERS]);
-        println!("power cuts: {tally}");
-        assert_eq!(tally.wrong, Vec::<String>::new());
+        power_cuts_lose_nothing(SEGMENT);
     });
+}
+
+#[test]
+fn thirty_power_cuts_lose_nothing_of_a_log_in_sled() {
+    sealed("thirty_power_cuts_lose_nothing_of_a_log_in_sled", || {
+        power_cuts_lose_nothing(SLED);
+    });
+}
+
+fn power_cuts_lose_nothing(engine: Engine) {
+    let place = tempfile::tempdir().unwrap();
+    let fault = PowerCut::new(place.path(), Flushes::Real, engine);
+    let tally = campaign(&fault, CUTS, &mut [Known::default(); WRITERS]);
+    println!("power cuts, log in {engine}: {tally}");
+    assert_eq!(tally.wrong, Vec::<String>::new());
 }
 
 #[test]
 fn without_flushes_the_same_test_reports_loss() {
     sealed("without_flushes_the_same_test_reports_loss", || {
         let place = tempfile::tempdir().unwrap();
-        let mut fault = PowerCut::new(place.path(), Flushes::Real);
+        let mut fault = PowerCut::new(place.path(), Flushes::Real, SEGMENT);
         let mut known = [Known::default(); WRITERS];
         // An honest first life, so that what is lost later are writes and not the node.
         let honest = campaign(&fault, 1, &mut known);
@@ -87,7 +108,7 @@ fn without_flushes_the_same_test_reports_loss() {
 fn a_server_whose_disk_fails_ends_itself() {
     sealed("a_server_whose_disk_fails_ends_itself", || {
         let place = tempfile::tempdir().unwrap();
-        let fault = PowerCut::new(place.path(), Flushes::Real);
+        let fault = PowerCut::new(place.path(), Flushes::Real, SEGMENT);
         let mut server = fault.start();
         server.await_ready().unwrap();
         assert!(put(&server.client, 0, 1));
@@ -106,6 +127,11 @@ fn a_server_whose_disk_fails_ends_itself() {
     });
 }
 
+/// What keeps the server's log, as `--log-engine` says it.
+type Engine = &'static str;
+const SEGMENT: Engine = "segment";
+const SLED: Engine = "sled";
+
 /// A way to end a server.
 trait Fault {
     /// Bytes that must have been written since the last one.
@@ -120,6 +146,7 @@ trait Fault {
 
 struct Kill {
     data: PathBuf,
+    engine: Engine,
 }
 
 impl Fault for Kill {
@@ -130,7 +157,7 @@ impl Fault for Kill {
     fn prepare(&self) {}
 
     fn start(&self) -> Server {
-        Server::start(&self.data, Flushes::Real)
+        Server::start(&self.data, Flushes::Real, self.engine)
     }
 
     fn strike(&self, server: &mut Server) {
@@ -149,13 +176,18 @@ enum Flushes {
 struct PowerCut {
     disk: Ext4,
     flushes: Flushes,
+    engine: Engine,
 }
 
 impl PowerCut {
-    fn new(place: &Path, flushes: Flushes) -> Self {
+    fn new(place: &Path, flushes: Flushes, engine: Engine) -> Self {
         let disk = Ext4::new(place, 2 << 30);
         disk.mount();
-        Self { disk, flushes }
+        Self {
+            disk,
+            flushes,
+            engine,
+        }
     }
 }
 
@@ -171,7 +203,7 @@ impl Fault for PowerCut {
     }
 
     fn start(&self) -> Server {
-        Server::start(&self.disk.path().join("data"), self.flushes)
+        Server::start(&self.disk.path().join("data"), self.flushes, self.engine)
     }
 
     fn strike(&self, server: &mut Server) {
@@ -341,12 +373,13 @@ struct Server {
 }
 
 impl Server {
-    fn start(data: &Path, flushes: Flushes) -> Self {
+    fn start(data: &Path, flushes: Flushes, engine: Engine) -> Self {
         // Beside the directory's disk, so that it can be read when that has no power.
         let log = data.ancestors().nth(2).unwrap().join("spine.log");
         let output = File::create(&log).unwrap();
         let child = Command::new(spine_process::binary())
             .args(["serve", "--governance", "open", "--name", "n1"])
+            .args(["--log-engine", engine])
             .args(["--http-addr", HTTP, "--grpc-addr", "off", "--data-dir"])
             .arg(data)
             .stdin(Stdio::null())

@@ -64,7 +64,7 @@ impl Command {
     }
 
     /// Whether it makes the state grow: refused when the quota is used up.
-    pub(crate) fn grows(&self) -> bool {
+    pub fn grows(&self) -> bool {
         match self {
             Self::Put(_)
             | Self::Register(_)

@@ -3,7 +3,9 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::storage::log::LogEngine;
 
 /// Options as given. Absent means: not said here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Deserialize)]
@@ -20,6 +22,12 @@ pub struct Options {
     /// Directory of the log and the checkpoints [dev: a temporary one, removed at the end]
     #[arg(long, env = "SPINE_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+
+    /// What keeps the log: our own segment files, or sled; a data directory stays with the one it was made with
+    /// [default: segment]
+    #[arg(long, env = "SPINE_LOG_ENGINE", value_name = "segment|sled")]
+    #[serde(default, deserialize_with = "word")]
+    pub log_engine: Option<LogEngine>,
 
     /// Consul's HTTP API, the web UI, metrics and readiness [default: 127.0.0.1:8500]
     #[arg(long, env = "SPINE_HTTP_ADDR", value_name = "HOST:PORT|off")]
@@ -96,6 +104,14 @@ pub struct Options {
     #[arg(long, env = "SPINE_DEFAULT_SERVICE_TTL", value_name = "DURATION|off")]
     pub default_service_ttl: Option<OrOff<Span>>,
 
+    /// Revisions of the keys' history that are kept while this server leads [default: 100000]
+    #[arg(long, env = "SPINE_HISTORY_REVISIONS", value_name = "NUMBER")]
+    pub history_revisions: Option<u64>,
+
+    /// Of these, none that was overwritten longer ago [default: off]
+    #[arg(long, env = "SPINE_HISTORY_AGE", value_name = "DURATION|off")]
+    pub history_age: Option<OrOff<Span>>,
+
     /// 32 bytes that seal the mesh CA's private key; without it that key is discarded when the CA is made
     #[arg(long, env = "SPINE_CA_SEAL_KEY", value_name = "FILE")]
     pub ca_seal_key: Option<PathBuf>,
@@ -121,6 +137,7 @@ impl Options {
             name: self.name.or(other.name),
             datacenter: self.datacenter.or(other.datacenter),
             data_dir: self.data_dir.or(other.data_dir),
+            log_engine: self.log_engine.or(other.log_engine),
             http_addr: self.http_addr.or(other.http_addr),
             https_addr: self.https_addr.or(other.https_addr),
             tls_cert: self.tls_cert.or(other.tls_cert),
@@ -138,6 +155,8 @@ impl Options {
             governance: self.governance.or(other.governance),
             governance_root: self.governance_root.or(other.governance_root),
             default_service_ttl: self.default_service_ttl.or(other.default_service_ttl),
+            history_revisions: self.history_revisions.or(other.history_revisions),
+            history_age: self.history_age.or(other.history_age),
             ca_seal_key: self.ca_seal_key.or(other.ca_seal_key),
             probe_allow: self.probe_allow.or(other.probe_allow),
             connections_max: self.connections_max.or(other.connections_max),
@@ -314,4 +333,14 @@ impl<T: FromStr<Err = Malformed>> TryFrom<String> for OrOff<T> {
     fn try_from(text: String) -> Result<Self, Malformed> {
         text.parse()
     }
+}
+
+/// A word in a file, read as on the command line.
+fn word<'de, D, T>(text: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let text = String::deserialize(text)?;
+    text.parse().map(Some).map_err(de::Error::custom)
 }

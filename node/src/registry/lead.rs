@@ -22,7 +22,7 @@ use super::{
     submit::{Over, TURN_EVERY},
 };
 use crate::{
-    leader::{Duties, Duty, Heard, View},
+    leader::{Duties, Duty, Heard, HistoryKept, View},
     limits::ENTRIES_IN_FLIGHT_MAX,
     raft::{Consensus, Leader, ProposeError},
     world::clock::Clock,
@@ -92,7 +92,7 @@ impl Leading {
         clock: Arc<dyn Clock>,
         time: ClusterClock,
         node: u64,
-        history_revisions: u64,
+        history: HistoryKept,
         entry_bytes_max: u64,
     ) -> Self {
         let (tell_landed, landings) = mpsc::unbounded_channel();
@@ -103,7 +103,7 @@ impl Leading {
             clock,
             time,
             lag: Lag::default(),
-            duties: Duties::new(node, history_revisions, now),
+            duties: Duties::new(node, history, now),
             heard: Heard::new(),
             listen_at: now,
             node,

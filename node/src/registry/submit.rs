@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{ask::Queue, clock::ClusterClock, follow::Follower, lead::Leading};
 use crate::{
+    leader::HistoryKept,
     raft::{Consensus, Leader},
     world::clock::Clock,
 };
@@ -42,7 +43,7 @@ pub(super) struct Submitter {
     pub(super) consensus: Arc<Consensus>,
     pub(super) hub: Arc<Hub>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) history_revisions: u64,
+    pub(super) history: HistoryKept,
     pub(super) entry_bytes_max: u64,
     pub(super) follower: Follower,
 }
@@ -115,7 +116,7 @@ impl Submitter {
             self.clock.clone(),
             ClusterClock::start(time, self.clock.monotonic()),
             self.node,
-            self.history_revisions,
+            self.history,
             self.entry_bytes_max,
         ))
     }

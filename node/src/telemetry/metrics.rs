@@ -17,11 +17,12 @@ use prometheus_client::{
     registry::{Registry as Series, Unit},
 };
 use spine_api::{NodeStatus, Role};
-use spine_core::Status;
+use spine_core::{Status, limits::STATE_BYTES_MAX};
 
 use crate::{
     metrics_sink::{NodeMetrics, Request},
     probe::ProbeMetrics,
+    registry::quota::SLOW_FROM,
     world::clock::Clock,
 };
 
@@ -59,6 +60,14 @@ pub const SERIES: &[Row] = &[
         "The newest index: requests applied since the cluster was founded",
     ),
     row("spine_state_bytes", "Bytes of replicated state, history included"),
+    row(
+        "spine_state_quota_bytes",
+        "Bytes of replicated state beyond which writes that make it grow are refused",
+    ),
+    row(
+        "spine_state_quota_alarm",
+        "1 while nine tenths of the quota are used up: such writes are slowed down",
+    ),
     row(
         "spine_log_flush_duration_seconds",
         "Time that a flush of the log took, until the disk has it",
@@ -187,6 +196,8 @@ pub struct Metrics {
     applied: Position,
     index: Position,
     state_bytes: Position,
+    quota_bytes: Position,
+    quota_alarm: Gauge,
     flush: Histogram,
     flushed_entries: Counter,
     flushed_bytes: Counter,
@@ -235,6 +246,8 @@ impl Metrics {
             applied: Gauge::default(),
             index: Gauge::default(),
             state_bytes: Gauge::default(),
+            quota_bytes: Gauge::default(),
+            quota_alarm: Gauge::default(),
             flush: histogram(FLUSH_BUCKETS),
             flushed_entries: Counter::default(),
             flushed_bytes: Counter::default(),
@@ -283,6 +296,8 @@ impl Metrics {
         add("spine_raft_applied_position", Metric::of(self.applied.clone()));
         add("spine_index", Metric::of(self.index.clone()));
         add("spine_state_bytes", Metric::of(self.state_bytes.clone()));
+        add("spine_state_quota_bytes", Metric::of(self.quota_bytes.clone()));
+        add("spine_state_quota_alarm", Metric::of(self.quota_alarm.clone()));
         add("spine_log_flush_duration_seconds", Metric::of(self.flush.clone()));
         add(
             "spine_log_flushed_entries_total",
@@ -357,6 +372,8 @@ impl Metrics {
         self.applied.set(status.applied);
         self.index.set(status.index.0);
         self.state_bytes.set(status.state_bytes);
+        self.quota_bytes.set(STATE_BYTES_MAX);
+        self.quota_alarm.set(i64::from(status.state_bytes > SLOW_FROM));
         self.waiters.set(i64::try_from(waiters).unwrap_or(i64::MAX));
         let checkpointed = Duration::from_millis(self.checkpointed_ms.load(Ordering::Relaxed));
         self.checkpoint_age

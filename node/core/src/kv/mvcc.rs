@@ -501,6 +501,12 @@ impl Kv {
         Ok(Outcome::Compacted)
     }
 
+    /// Whether all that can be dropped behind the compaction floor is gone.
+    pub fn is_swept(&self) -> bool {
+        let next = self.revisions.range(self.swept..).next();
+        next.is_none_or(|(place, _)| place.0 > self.compacted)
+    }
+
     /// Drops at most about `budget` versions behind the compaction floor.
     pub(crate) fn sweep(&mut self, mut budget: usize) {
         while budget > 0 {
