@@ -21,7 +21,7 @@ use crate::{
 pub use crate::{
     kv::{Compare, Locking, Operand, ReadKeys, Relation, Txn, TxnOp},
     lease::{LeaseEnd, LeaseOpen, LeaseTerms},
-    member::{Member, MemberReport, MemberStatus},
+    member::{Member, MemberName, MemberReport, MemberStatus},
 };
 
 /// What one position of the replicated log holds.
@@ -178,6 +178,8 @@ pub enum Command {
     Txn(Txn),
     /// Make a lease that holds locks, or that ends with what it hangs on.
     LeaseOpen(Box<LeaseOpen>),
+    /// A server is a member no longer.
+    MemberRemove(MemberName),
 }
 
 impl Command {
@@ -202,6 +204,7 @@ impl Command {
             Self::CaRootInitial(_) => "ca_root_initial",
             Self::Txn(_) => "txn",
             Self::LeaseOpen(_) => "lease_open",
+            Self::MemberRemove(_) => "member_remove",
         }
     }
 }

@@ -45,6 +45,15 @@ pub struct MemberReport {
     pub status: MemberStatus,
 }
 
+/// A server by its name and its id: what is meant for one that was replaced doesn't hit the one that took its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberName {
+    /// Its name.
+    pub name: NodeName,
+    /// Its Raft node id.
+    pub id: u64,
+}
+
 /// Whether a server is heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum MemberStatus {
@@ -65,7 +74,7 @@ impl MemberStatus {
     }
 }
 
-/// A server's status and its history. Servers that were never lost have no row.
+/// A server's status and its history. Servers that were never lost have no row, before one is removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Liveness {
     /// What it is.
@@ -74,7 +83,7 @@ pub struct Liveness {
     pub since: Time,
     /// The same, for people.
     pub wall: WallTime,
-    /// The index of the last change.
+    /// The index of the last change, or of the last removal of another server.
     pub index: Index,
 }
 

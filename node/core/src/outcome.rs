@@ -115,6 +115,11 @@ pub enum Outcome {
         /// The store's revision.
         revision: Revision,
     },
+    /// The member is gone.
+    MemberRemoved {
+        /// Whether it was there.
+        found: bool,
+    },
 }
 
 /// What one operation of a transaction did.

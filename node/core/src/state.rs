@@ -195,6 +195,7 @@ impl State {
             Command::CaRootSet(root) | Command::CaRootInitial(root) => self.set_ca_root(w, root),
             Command::RulesRaise(rules) => self.raise_rules(*rules),
             Command::MemberStatus(report) => self.member_status(w, report),
+            Command::MemberRemove(member) => self.member_remove(w, member),
         }
     }
 

@@ -49,6 +49,7 @@ impl Command {
                 )
             }
             Self::MemberStatus(report) => Ok(report.name.check()?),
+            Self::MemberRemove(member) => Ok(member.name.check()?),
             Self::CaRootSet(root) | Self::CaRootInitial(root) => {
                 check_size("CA root", codec::encoded_len(root), limits::CA_ROOT_BYTES_MAX)
             }
@@ -83,6 +84,7 @@ impl Command {
             | Self::Pulse
             | Self::MemberUp(_)
             | Self::MemberStatus(_)
+            | Self::MemberRemove(_)
             | Self::RulesRaise(_) => false,
         }
     }

@@ -100,7 +100,7 @@ impl State {
         }
     }
 
-    fn remove_node(&mut self, w: &mut Writer, node: &NodeName) -> bool {
+    pub(super) fn remove_node(&mut self, w: &mut Writer, node: &NodeName) -> bool {
         let checks: Vec<_> = self.health.on_node(node).map(|check| check.key()).collect();
         for key in &checks {
             self.remove_check(w, key);

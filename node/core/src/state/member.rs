@@ -9,12 +9,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::State;
 use crate::{
     command::{
-        CheckDefinition, CheckKind, ExistingChecks, Member, MemberReport, MemberStatus, NodeDefinition,
-        Register, Service, Status, Thresholds, Weights,
+        CheckDefinition, CheckKind, ExistingChecks, Member, MemberName, MemberReport, MemberStatus,
+        NodeDefinition, Register, Service, Status, Thresholds, Weights,
     },
     event::{Change, Delta},
     health::Check,
-    id::{CheckId, CheckKey, InstanceId, NodeName, ServiceName},
+    id::{CheckId, CheckKey, InstanceId, InstanceKey, NodeName, ServiceName},
     limits,
     member::Liveness,
     outcome::{Outcome, Rejection},
@@ -23,6 +23,8 @@ use crate::{
 
 /// The check of a server's node, by Consul's name.
 const NODE_CHECK: &str = "serfHealth";
+/// What a server registers on its node.
+const SERVER_INSTANCE: &str = "consul";
 /// What it says while the server is heard.
 const HEARD: &str = "Agent alive and reachable";
 /// What it says when no server is left.
@@ -56,6 +58,10 @@ impl State {
         self.register(w, &registration(member)?)?;
         let before = self.members.get(&member.name).cloned();
         let after = Arc::new(member.clone());
+        if before.is_none() {
+            // One that was removed may be back.
+            self.note_orphans(w, &member.name, MemberStatus::Alive);
+        }
         if before.as_deref() != Some(member) {
             self.members.put(member.name.clone(), after.clone());
             w.emit(Change::Member(
@@ -83,6 +89,54 @@ impl State {
         })?;
         let changed = self.set_liveness(w, &member, *status)?;
         Ok(Outcome::MemberStatus { changed })
+    }
+
+    /// A server is a member no longer: what it registered of itself goes. What its clients registered stays, on its node,
+    /// and is checked by others; with nothing of the kind the node goes, too.
+    pub(super) fn member_remove(
+        &mut self,
+        w: &mut Writer,
+        MemberName { name, id }: &MemberName,
+    ) -> Result<Outcome, Rejection> {
+        let Some(member) = self.members.get(name).filter(|member| member.id == *id).cloned() else {
+            return Ok(Outcome::MemberRemoved { found: false });
+        };
+        let node = name.clone();
+        let id = CheckId::parse(NODE_CHECK)?;
+        self.remove_check(w, &CheckKey { node, id });
+        let node = name.clone();
+        let id = InstanceId::parse(SERVER_INSTANCE)?;
+        self.remove_instance(w, &InstanceKey { node, id });
+        if self.catalog.on_node(name).next().is_none() && self.health.on_node(name).next().is_none() {
+            self.remove_node(w, name);
+        }
+        self.members.remove(name);
+        self.liveness.remove(name);
+        w.emit(Change::Member(
+            name.clone(),
+            Delta {
+                before: Some(member),
+                after: None,
+            },
+        ));
+        self.begin_terms(w);
+        self.tell_carriers(w, name)?;
+        self.note_orphans(w, name, MemberStatus::Failed);
+        Ok(Outcome::MemberRemoved { found: true })
+    }
+
+    /// One whose place others take has gone: what those who remain probe is theirs anew, so that no report from before is taken
+    /// for one of now.
+    fn begin_terms(&mut self, w: &Writer) {
+        let names: Vec<_> = self.members().map(|member| member.name.clone()).collect();
+        for name in names {
+            let index = w.index;
+            let row = Liveness {
+                index,
+                ..self.liveness_of(&name)
+            };
+            self.liveness.put(name, row);
+        }
     }
 
     fn set_liveness(
@@ -183,7 +237,7 @@ fn registration(member: &Member) -> Result<Register, Rejection> {
             meta: BTreeMap::new(),
         }),
         service: Some(Service {
-            id: InstanceId::parse("consul")?,
+            id: InstanceId::parse(SERVER_INSTANCE)?,
             name: ServiceName::parse("consul")?,
             kind: text(""),
             tags: Vec::new(),

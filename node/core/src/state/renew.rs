@@ -35,7 +35,8 @@ impl State {
             | Command::CaRootSet(_)
             | Command::CaRootInitial(_)
             | Command::MemberStatus(_)
-            | Command::RulesRaise(_) => None,
+            | Command::RulesRaise(_)
+            | Command::MemberRemove(_) => None,
         }
     }
 

@@ -146,6 +146,7 @@ impl Model {
             }
             Command::MemberUp(member) => self.member_up(member),
             Command::MemberStatus(report) => self.member_status(report),
+            Command::MemberRemove(member) => Ok(self.member_remove(member)),
             Command::CaRootInitial(_) if self.rooted => Ok(Outcome::CaRootExists),
             Command::CaRootSet(_) | Command::CaRootInitial(_) => {
                 self.rooted = true;

@@ -4,9 +4,9 @@ use proptest::{prelude::*, sample::select};
 use spine_core::{
     Assignment, CaRoot, CheckDefinition, CheckId, CheckKind, CheckUpdate, Command, Compare, Delete,
     Deregister, ExistingChecks, Guard, Index, InstanceId, Key, KeyRange, LeaseEnd, LeaseGrant, LeaseId,
-    LeaseOpen, LeaseTerms, Locking, Member, MemberReport, MemberStatus, NodeDefinition, NodeName, Operand,
-    Pace, Put, ReadKeys, Register, Relation, Repeat, Revision, Scope, Status, Target, TcpProbe, Ttl, Txn,
-    TxnOp, UpdateSource, WallTime,
+    LeaseOpen, LeaseTerms, Locking, Member, MemberName, MemberReport, MemberStatus, NodeDefinition, NodeName,
+    Operand, Pace, Put, ReadKeys, Register, Relation, Repeat, Revision, Scope, Status, Target, TcpProbe, Ttl,
+    Txn, TxnOp, UpdateSource, WallTime,
 };
 
 use super::naive;
@@ -87,6 +87,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => Just(Command::OpenSession),
         2 => member_up(),
         3 => member_status(),
+        1 => member_remove(),
         1 => select(&["r1", "r2"][..]).prop_map(|id| Command::CaRootInitial(root(id))),
         1 => select(&["r1", "r2"][..]).prop_map(|id| Command::CaRootSet(root(id))),
         1 => (0..3_u32).prop_map(Command::RulesRaise),
@@ -417,6 +418,15 @@ fn member_status() -> impl Strategy<Value = Command> {
             name: NodeName::parse(name).expect("a name"),
             id,
             status,
+        })
+    })
+}
+
+fn member_remove() -> impl Strategy<Value = Command> {
+    (select(&["s1", "s2", "s3"][..]), 1..3_u64).prop_map(|(name, id)| {
+        Command::MemberRemove(MemberName {
+            name: NodeName::parse(name).expect("a name"),
+            id,
         })
     })
 }

@@ -7,9 +7,10 @@ use serde::de::DeserializeOwned;
 use spine_core::{
     Author, CaRoot, CheckDefinition, CheckKey, CheckKind, CheckUpdate, Command, Delete, Deregister,
     ExistingChecks, GrpcProbe, Guard, HttpProbe, Index, InstanceKey, KeyRange, LeaseEnd, LeaseGrant, LeaseId,
-    LeaseOpen, LeaseTerms, Member, MemberReport, MemberStatus, NodeDefinition, NodeName, Pace, Put, Register,
-    Renewal, RenewalRequest, Repeat, Request, RequestId, Revision, Rights, Scope, Service, ServiceName,
-    SessionId, Status, Target, TcpProbe, Thresholds, Ttl, UpdateSource, WallTime, Weights, codec,
+    LeaseOpen, LeaseTerms, Member, MemberName, MemberReport, MemberStatus, NodeDefinition, NodeName, Pace,
+    Put, Register, Renewal, RenewalRequest, Repeat, Request, RequestId, Revision, Rights, Scope, Service,
+    ServiceName, SessionId, Status, Target, TcpProbe, Thresholds, Ttl, UpdateSource, WallTime, Weights,
+    codec,
 };
 
 /// Takes commands without applying them: those of one entry.
@@ -113,6 +114,10 @@ pub(crate) fn command(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Com
                 "failed" => MemberStatus::Failed,
                 other => return Err(format!("a member is not {other:?}").into()),
             },
+        }),
+        "member_remove" => Command::MemberRemove(MemberName {
+            name: node(args)?,
+            id: args.take_key("id").unwrap_or("1").parse()?,
         }),
         "rules_raise" => Command::RulesRaise(pos(args)?.parse()?),
         other => return Err(format!("no command {other:?}").into()),

@@ -257,7 +257,7 @@ impl Model {
         Ok(Outcome::Deregistered { found })
     }
 
-    fn remove_node(&mut self, node: &NodeName) -> bool {
+    pub(super) fn remove_node(&mut self, node: &NodeName) -> bool {
         let on_node = |key: &&Place| key.0 == node.as_str();
         let checks: Vec<_> = self.checks.keys().filter(on_node).cloned().collect();
         let instances: Vec<_> = self.instances.keys().filter(on_node).cloned().collect();

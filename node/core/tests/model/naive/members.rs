@@ -1,8 +1,8 @@
 //! Servers.
 
 use spine_core::{
-    CheckDefinition, CheckKind, ExistingChecks, Index, Member, MemberReport, MemberStatus, NodeDefinition,
-    NodeName, Outcome, Register, Service, Status,
+    CheckDefinition, CheckKind, ExistingChecks, Index, Member, MemberName, MemberReport, MemberStatus,
+    NodeDefinition, NodeName, Outcome, Register, Service, Status,
 };
 
 use super::{
@@ -15,7 +15,7 @@ pub(crate) struct Server {
     pub(crate) id: u64,
     pub(crate) failed: bool,
     pub(crate) since: u64,
-    /// When it was lost or came back last.
+    /// When it was lost or came back last, or another was removed.
     pub(crate) changed: Index,
 }
 
@@ -46,6 +46,9 @@ impl Model {
             existing: ExistingChecks::Overwrite,
             heartbeat: None,
         })?;
+        if !self.members.contains_key(&member.name) {
+            self.note_orphans(&member.name, false);
+        }
         let server = self.members.entry(member.name.clone()).or_default();
         server.id = member.id;
         self.set_failed(&member.name, false);
@@ -61,6 +64,31 @@ impl Model {
         Ok(Outcome::MemberStatus { changed })
     }
 
+    /// A server takes along what it has brought; its node stays while anything else is on it.
+    pub(super) fn member_remove(&mut self, MemberName { name, id }: &MemberName) -> Outcome {
+        let found = self.members.get(name).is_some_and(|server| server.id == *id);
+        if found {
+            let own = |id: &str| (name.to_string(), id.to_owned());
+            self.remove_check(&own("serfHealth"));
+            self.remove_instance(&own("consul"));
+            let mut left = self.instances.keys().chain(self.checks.keys());
+            if left.all(|key| key.0 != name.as_str()) {
+                self.remove_node(name);
+            }
+            // Whoever probes what this one did, or might have, does so in a new term.
+            let index = Index(self.index);
+            self.members
+                .values_mut()
+                .for_each(|server| server.changed = index);
+            let failed = self.members.remove(name).is_some_and(|server| server.failed);
+            self.tell_carriers(name);
+            if !failed {
+                self.note_orphans(name, true);
+            }
+        }
+        Outcome::MemberRemoved { found }
+    }
+
     fn set_failed(&mut self, name: &NodeName, failed: bool) -> bool {
         let server = self.members.get_mut(name).expect("it is a member");
         if server.failed == failed {
@@ -69,6 +97,12 @@ impl Model {
         server.failed = failed;
         server.since = self.now;
         server.changed = Index(self.index);
+        self.tell_carriers(name);
+        self.note_orphans(name, failed);
+        true
+    }
+
+    fn tell_carriers(&mut self, changed: &NodeName) {
         let live = self.members.iter().filter(|(_, server)| !server.failed);
         let live: Vec<_> = live.map(|(name, _)| name.to_string()).collect();
         for (other, server) in self.members.clone() {
@@ -81,12 +115,10 @@ impl Model {
                     "server {other} is down since 1970-01-01T00:00:00Z; its checks are run by {carriers}"
                 );
                 self.say_of_node(&other, Status::Passing, &output);
-            } else if other == *name {
+            } else if other == *changed {
                 self.say_of_node(&other, Status::Passing, "Agent alive and reachable");
             }
         }
-        self.note_orphans(name, failed);
-        true
     }
 
     fn say_of_node(&mut self, node: &NodeName, status: Status, output: &str) {
