@@ -21,6 +21,7 @@ const INTERNAL: &[&str] = &[
     "spine/internal/v1/digests.proto",
     "spine/internal/v1/forward.proto",
     "spine/internal/v1/hello.proto",
+    "spine/internal/v1/membership.proto",
     "spine/internal/v1/raft.proto",
 ];
 

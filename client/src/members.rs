@@ -26,6 +26,25 @@ impl Members {
         Ok(answer.members)
     }
 
+    /// Removes a server for good, and gives its id. What is unsafe is refused, unless it is forced.
+    pub async fn remove(&self, name: &str, force: bool) -> Result<u64> {
+        let request = v1::RemoveMemberRequest {
+            name: name.to_owned(),
+            force,
+        };
+        let send = |channel, request| async move { MembersClient::new(channel).remove_member(request).await };
+        let answer: v1::RemoveMemberResponse = self.0.pool.call(Kind::Write, request, send).await?;
+        Ok(answer.id)
+    }
+
+    /// Has one server, the first that answers, leave the cluster for good and end; gives its name.
+    pub async fn leave(&self) -> Result<String> {
+        let request = v1::LeaveRequest {};
+        let send = |channel, request| async move { MembersClient::new(channel).leave(request).await };
+        let answer: v1::LeaveResponse = self.0.pool.call(Kind::Write, request, send).await?;
+        Ok(answer.name)
+    }
+
     /// What one server, the first that answers, knows of itself.
     pub async fn server_status(&self) -> Result<v1::ServerStatusResponse> {
         let request = v1::ServerStatusRequest {};

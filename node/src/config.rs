@@ -35,6 +35,8 @@ pub mod defaults {
     pub const HTTP_PORT: u16 = 8500;
     /// Consul's gRPC port, where a mesh's proxies look for xDS later.
     pub const GRPC_PORT: u16 = 8502;
+    /// Consul's port for servers.
+    pub const PEER_PORT: u16 = 8300;
     /// Time to live of a registration that heartbeats, in `dev`: three of the tutorial's 10 s beats, so that a
     /// service that stops is off the list within 40 s.
     pub const DEV_SERVICE_TTL: Duration = Duration::from_secs(30);
@@ -80,6 +82,8 @@ pub struct Config {
     pub peer: Option<Endpoint>,
     /// The servers that found the cluster, this one included; none: it was not said, and this server is alone.
     pub founders: Founders,
+    /// Peer addresses of a cluster that an empty directory joins, and where a member looks for the others.
+    pub join: Vec<HostPort>,
     /// Time to live of registrations without checks that heartbeat; `None`: they stay.
     pub default_service_ttl: Option<Ttl>,
     /// What of the keys' history is kept while it leads.
@@ -183,6 +187,7 @@ impl Config {
         check_governance(mode, &said)?;
         let name = name(&said)?;
         let founders = founders(&name, said.initial_cluster.as_deref())?;
+        let join = said.join.clone().unwrap_or_default();
         let config = Self {
             mode,
             datacenter: datacenter(&said)?,
@@ -205,10 +210,12 @@ impl Config {
             peer: peer(
                 &name,
                 &founders,
+                !join.is_empty(),
                 said.peer_addr,
                 said.advertise_peer_addr.as_ref(),
             )?,
             founders,
+            join,
             default_service_ttl: service_ttl(mode, said.default_service_ttl)?,
             history: history(said.history_revisions, said.history_age)?,
             ca_seal_key: said.ca_seal_key,
@@ -249,9 +256,6 @@ fn refuse_unbuilt(said: &Options) -> Result<(), ConfigError> {
     }
     if let Some(OrOff::On(_)) = said.dns_addr {
         return refuse("--dns-addr", "DNS");
-    }
-    if said.join.is_some() {
-        return refuse("--join", "joining a cluster");
     }
     if said.governance_root.is_some() {
         return refuse("--governance-root", "governance (start with --governance open)");
@@ -389,6 +393,7 @@ fn founders(name: &NodeName, said: Option<&[Founder]>) -> Result<Founders, Confi
 fn peer(
     name: &NodeName,
     founders: &Founders,
+    joins: bool,
     listen: Option<Listen>,
     advertise: Option<&HostPort>,
 ) -> Result<Option<Endpoint>, ConfigError> {
@@ -407,7 +412,12 @@ fn peer(
             let problem = "off, but --initial-cluster names other servers, which must reach this one";
             return Err(invalid("--peer-addr", problem));
         }
+        (Some(OrOff::Off), _) if joins => {
+            let problem = "off, but --join names other servers, which must reach this one";
+            return Err(invalid("--peer-addr", problem));
+        }
         (None, Some(listed)) if founders.len() > 1 => Some(listed.clone()),
+        (None, None) if joins => Some(HostPort::new(defaults::BIND_HOST, defaults::PEER_PORT)),
         (None | Some(OrOff::Off), _) => None,
     };
     match (bind, listed.or(advertise.cloned())) {

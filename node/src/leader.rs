@@ -6,9 +6,9 @@
 mod history;
 mod roll;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use spine_core::{Command, MemberStatus, State, Time};
+use spine_core::{Command, MemberName, MemberStatus, State, Time};
 
 use self::{history::Compaction, roll::Roll};
 pub use self::{
@@ -40,6 +40,8 @@ pub struct View<'a> {
     pub lags: bool,
     /// When each server was heard.
     pub heard: &'a Heard,
+    /// The members by the log, those included that are about to come or go; empty: not known.
+    pub members: &'a BTreeSet<u64>,
 }
 
 /// Something that a leader must do now.
@@ -116,6 +118,9 @@ impl Duties {
         if self.busy {
             return None;
         }
+        if let Some(gone) = removed(view) {
+            return Some(Command::MemberRemove(gone));
+        }
         if let Some(report) = report {
             match report.status {
                 MemberStatus::Failed => tracing::warn!(server = %report.name, "a server is lost"),
@@ -146,6 +151,21 @@ impl Duties {
     }
 }
 
+/// A server in the state that the log names a member no longer: it was one when it came into the state.
+fn removed(view: View<'_>) -> Option<MemberName> {
+    if view.members.is_empty() {
+        return None;
+    }
+    let mut gone = view
+        .state
+        .members()
+        .filter(|member| !view.members.contains(&member.id));
+    gone.next().map(|member| MemberName {
+        name: member.name.clone(),
+        id: member.id,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use spine_core::{Entry, Guard, LeaseGrant, LeaseId, Put, Repeat, Request, Revision, Ttl, WallTime};
@@ -153,6 +173,7 @@ mod tests {
     use super::*;
 
     static NOBODY: Heard = Heard::new();
+    static NOT_KNOWN: BTreeSet<u64> = BTreeSet::new();
 
     fn applied(commands: impl IntoIterator<Item = Command>) -> State {
         let mut state = State::new();
@@ -181,6 +202,7 @@ mod tests {
             renewal_batches: 0,
             lags: false,
             heard: &NOBODY,
+            members: &NOT_KNOWN,
         }
     }
 
@@ -324,8 +346,28 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_lost_comes_before_what_is_due() {
-        let member = spine_core::Member {
+    fn a_server_that_the_log_names_no_longer_goes() {
+        let state = applied([Command::MemberUp(member())]);
+        let mut duties = duties();
+        for members in [BTreeSet::new(), BTreeSet::from([1, 2])] {
+            let members = &members;
+            let view = view(&state, 50);
+            assert_eq!(duties.due(View { members, ..view }), None);
+        }
+        let members = &BTreeSet::from([1]);
+        let due = duties.due(View {
+            members,
+            ..view(&state, 100)
+        });
+        let gone = MemberName {
+            name: member().name,
+            id: 2,
+        };
+        assert_eq!(due, Some(Duty::Propose(Command::MemberRemove(gone))));
+    }
+
+    fn member() -> spine_core::Member {
+        spine_core::Member {
             name: spine_core::NodeName::parse("n2").unwrap(),
             id: 2,
             node_uuid: "uuid".into(),
@@ -335,12 +377,16 @@ mod tests {
             grpc_address: "".into(),
             version: "0.1.0".into(),
             rules: 1,
-        };
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_lost_comes_before_what_is_due() {
         let grant = LeaseGrant {
             id: LeaseId(7),
             ttl: Ttl::seconds(2),
         };
-        let state = applied([Command::MemberUp(member), Command::LeaseGrant(grant)]);
+        let state = applied([Command::MemberUp(member()), Command::LeaseGrant(grant)]);
         let mut duties = duties();
         for time in (0..=1_000).step_by(100) {
             assert_eq!(duties.due(view(&state, time)), None);

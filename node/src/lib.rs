@@ -12,6 +12,7 @@
 //! there may be any number of them, and [`Node::stop`] ends one in order. `examples/embedded` in the repository is such a
 //! program.
 
+#[cfg(feature = "server")]
 pub mod backup;
 #[cfg(feature = "server")]
 pub mod ca;
@@ -23,6 +24,7 @@ pub mod digests;
 pub mod forward;
 pub mod leader;
 pub mod limits;
+pub mod members;
 pub mod metrics_sink;
 pub mod node;
 pub mod peer;

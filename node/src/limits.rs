@@ -56,6 +56,12 @@ pub const PROBE_TIME_MAX: Duration = Duration::from_mins(1);
 pub const PROBE_HEAD_BYTES_MAX: usize = 32 << 10;
 /// Bytes of an answer: a status of a few bytes.
 pub const PROBE_ANSWER_BYTES_MAX: usize = 4 << 10;
+/// Voters of a cluster: more make it slower and not safer.
+pub const VOTERS_MAX: usize = 9;
+/// Servers that are taken in at once: the leader sends each of them its state and its log.
+pub const LEARNERS_MAX: usize = 4;
+/// Bytes of a message about members: all of them take a few KiB.
+pub const MEMBERSHIP_BYTES_MAX: usize = 64 << 10;
 /// Connections of peers at once: each peer has a few lanes, and leaves one behind when it dials anew.
 pub const PEER_CONNECTIONS_MAX: usize = 256;
 /// Bytes that a peer may send on one call before they are taken; a message of entries is about a megabyte.

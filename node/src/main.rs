@@ -13,7 +13,7 @@ use mimalloc::MiMalloc;
 use spine_node::{
     World,
     cli::{self, ClientCommand, Exit, Streams},
-    config::{Config, Mode, Options},
+    config::{Config, HostPort, Mode, Options},
     server::{Places, Server, systemd},
     telemetry,
 };
@@ -36,6 +36,8 @@ enum Command {
     Dev(Serving),
     /// Run a server
     Serve(Serving),
+    /// Run a server that joins a cluster: `serve --join`, for an empty data directory
+    Join(Joining),
     #[command(flatten)]
     Client(ClientCommand),
 }
@@ -51,6 +53,24 @@ struct Serving {
     options: Options,
 }
 
+/// Which cluster to join, and how to run the server.
+#[derive(Args, Debug)]
+struct Joining {
+    /// Peer addresses of servers of the cluster
+    #[arg(required = true, value_name = "HOST:PORT", value_delimiter = ',')]
+    servers: Vec<HostPort>,
+    #[command(flatten)]
+    serving: Serving,
+}
+
+impl Joining {
+    fn into_serving(self) -> Serving {
+        let Self { servers, mut serving } = self;
+        serving.options.join.get_or_insert_default().extend(servers);
+        serving
+    }
+}
+
 fn main() -> ExitCode {
     let program = match Program::try_parse() {
         Ok(program) => program,
@@ -63,6 +83,7 @@ fn main() -> ExitCode {
     let exit = match program.command {
         Command::Dev(serving) => serve(Mode::Dev, serving),
         Command::Serve(serving) => serve(Mode::Serve, serving),
+        Command::Join(joining) => serve(Mode::Serve, joining.into_serving()),
         Command::Client(command) => client(command),
     };
     exit.into()
@@ -130,6 +151,7 @@ async fn run(config: Config) -> Exit {
     tokio::select! {
         // The node has said why in the log; its data is as a crash would leave it, which the next start repairs.
         error = server.fatal() => return fail(error.exit(), &error),
+        () = server.left() => tracing::info!("this server has left its cluster"),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

@@ -28,6 +28,7 @@ use crate::{
     },
     leader::HistoryKept,
     limits::CHECKPOINT_ASKS_MAX,
+    members::{self, changes::Members, steward},
     metrics_sink::NodeMetrics,
     peer::{Port, Services, Waiting},
     raft::{
@@ -35,6 +36,7 @@ use crate::{
         bootstrap::{Opened, StartError},
         identity::Identity,
         keeper::{Keeper, Newest},
+        roster::Roster,
     },
     registry::{About, NodeRegistry, Parts},
     start::{Start, Started, stay_known},
@@ -60,6 +62,9 @@ pub struct PeerSettings {
     /// All that are to found the cluster on its first start, this node included, with the addresses at which each
     /// reaches the others; empty: this node alone.
     pub founders: Vec<Peer>,
+    /// Peer addresses of servers of a cluster: an empty directory joins it instead of founding one, and a member looks for
+    /// the others there too.
+    pub join: Vec<String>,
 }
 
 /// A port for peers.
@@ -169,8 +174,11 @@ pub struct Node {
     announcing: JoinHandle<()>,
     watching: JoinHandle<()>,
     comparing: JoinHandle<()>,
+    /// Looks after the members while this node leads.
+    stewarding: JoinHandle<()>,
     /// Tells the others what is durable here, if there are any.
     telling: Option<JoinHandle<()>>,
+    members: Arc<Members>,
     /// Last, so that the directory is free only when nothing writes there any more.
     _lock: Box<dyn DirLock>,
 }
@@ -210,6 +218,7 @@ impl Node {
             waiting,
         };
         let started = start.run().await?;
+        say_opened(&started.opened);
         Self::begin(started, &settings, world, metrics, fatal).await
     }
 
@@ -221,18 +230,10 @@ impl Node {
         metrics: Arc<dyn NodeMetrics>,
         fatal: Fatal,
     ) -> Result<Self, StartError> {
-        let Started {
-            opened,
-            lodging,
-            links,
-            services,
-            gate,
-            port,
-            recognized,
-        } = started;
+        let (opened, links) = (started.opened, started.links);
+        let (services, gate, lodging) = (started.services, started.gate, started.lodging);
         let boot_number = opened.starts.present().number;
         let founding = begins(&opened, settings.this());
-        say_opened(&opened);
         let Opened {
             lock,
             identity,
@@ -242,7 +243,6 @@ impl Node {
             ..
         } = opened;
         let hub = Arc::new(Hub::new(loaded.applied.state.clone()));
-        let newest = Newest::of(&loaded);
         let (hand_over_state, received) = mpsc::channel(STATES_RECEIVED_MAX);
         let marks = Arc::new(Marks::default());
         let consensus = Consensus::start(Ground {
@@ -252,7 +252,7 @@ impl Node {
             links: links.clone(),
             gate: gate.clone(),
             log: log.clone(),
-            applied: loaded.applied,
+            applied: loaded.applied.clone(),
             marks: marks.clone(),
             hub: hub.clone(),
             home: world.raft_home,
@@ -262,9 +262,14 @@ impl Node {
             metrics: metrics.clone(),
         })
         .await?;
-        services.raft.begin(consensus.service());
         let asking = Asking::new(links.clone(), identity, boot_number);
         let comparing = Comparing::new(asking, consensus.clone(), marks.clone(), metrics.clone());
+        let members = Arc::new(Members::new(
+            consensus.clone(),
+            links.clone(),
+            identity,
+            boot_number,
+        ));
         let (ask_checkpoint, asks) = mpsc::channel(CHECKPOINT_ASKS_MAX);
         let (registry, submitter) = NodeRegistry::new(
             settings.about(identity, &*log),
@@ -273,17 +278,19 @@ impl Node {
                 consensus: consensus.clone(),
                 way: Arc::new(Remote::new(links, identity, boot_number)),
                 checkpoints: ask_checkpoint,
+                members: members.clone(),
                 clock: world.clock.clone(),
                 metrics: metrics.clone(),
             },
         );
-        answer_nodes(&services, identity, &gate, &registry, marks);
+        services.raft.begin(consensus.service());
+        answer_nodes(&services, identity, &gate, &registry, &members, marks);
         let keeper = Keeper {
             consensus: consensus.clone(),
             checkpoints,
             identity,
             log: log.clone(),
-            newest,
+            newest: Newest::of(&loaded),
             asks,
             received,
             kept_for_members: settings.log_kept_for_members,
@@ -299,10 +306,14 @@ impl Node {
             announcing: fatal.spawn("announcing this node", announce(registry.clone(), member)),
             watching: fatal.spawn("watching Raft", watch_raft(consensus.clone(), fatal.clone())),
             comparing: fatal.spawn("comparing digests", compare(comparing, fatal.clone())),
-            telling: recognized.map(|recognized| stay_known(recognized, log.clone(), &fatal)),
+            stewarding: fatal.spawn("looking after the members", steward::run(consensus.clone())),
+            telling: started
+                .recognized
+                .map(|recognized| stay_known(recognized, log.clone(), &members, &fatal)),
+            members,
             registry,
             consensus,
-            port,
+            port: started.port,
             lodging,
             log,
             identity,
@@ -336,6 +347,11 @@ impl Node {
     /// Who leads, as it changes.
     pub fn leader(&self) -> watch::Receiver<Option<Leader>> {
         self.consensus.leader()
+    }
+
+    /// Who is in its cluster, as far as it is committed; `None` before it was told.
+    pub fn roster(&self) -> Option<Roster> {
+        self.consensus.roster(self.identity.cluster)
     }
 
     /// Hands leadership to the voter whose log has come furthest.
@@ -381,6 +397,16 @@ impl Node {
         self.fatal.told().await
     }
 
+    /// Whether what ended it is a refusal: started again on this directory, it would be refused at once.
+    pub fn is_refused(&self) -> bool {
+        self.fatal.is_refusal()
+    }
+
+    /// Waits until it has left its cluster by its own wish: it is to be stopped then.
+    pub async fn left(&self) {
+        self.members.departure().left().await;
+    }
+
     /// Ends in order: hands leadership over, answers what is on its way, writes a checkpoint if that is worth it, closes the
     /// log.
     ///
@@ -404,6 +430,7 @@ impl Node {
         }
         self.watching.abort();
         self.comparing.abort();
+        self.stewarding.abort();
         abort(self.telling);
         drop(self.port);
         close(&self.consensus, self.lodging, self.log).await
@@ -418,6 +445,7 @@ impl Node {
         for task in [
             &self.watching,
             &self.comparing,
+            &self.stewarding,
             &self.announcing,
             &self.submitting,
             &self.keeping,
@@ -447,6 +475,9 @@ async fn close(consensus: &Consensus, lodging: Lodging, log: Arc<dyn LogStore>) 
 /// All voters, if this node is the one that begins the cluster's log.
 fn begins(opened: &Opened, this: Peer) -> Option<BTreeMap<u64, Peer>> {
     let node = opened.identity.node;
+    if opened.joined.is_some() {
+        return None;
+    }
     match &opened.founding {
         Some(founding) => founding.is_begun_by(node).then(|| founding.members.clone()),
         None => Some(BTreeMap::from([(node, this)])),
@@ -490,8 +521,11 @@ fn answer_nodes(
     identity: Identity,
     gate: &Arc<dyn Gate>,
     registry: &Arc<NodeRegistry>,
+    members: &Arc<Members>,
     marks: Arc<Marks>,
 ) {
+    let membership = members::service::service(members.clone(), identity, gate.clone());
+    services.membership.begin(membership);
     let telling = peers::service(identity, gate.clone(), marks);
     services.digests.begin(telling);
     let forward = Service::new(registry.clone(), identity, gate.clone());
@@ -518,7 +552,15 @@ async fn watch_raft(consensus: Arc<Consensus>, fatal: Fatal) {
 
 /// What ends a node; the first reason counts.
 #[derive(Clone, Debug)]
-pub(crate) struct Fatal(Arc<watch::Sender<Option<Arc<str>>>>);
+pub(crate) struct Fatal(Arc<watch::Sender<Option<Ending>>>);
+
+/// Why a node ends.
+#[derive(Clone, Debug)]
+struct Ending {
+    reason: Arc<str>,
+    /// The others refuse it.
+    refused: bool,
+}
 
 impl Default for Fatal {
     fn default() -> Self {
@@ -528,15 +570,27 @@ impl Default for Fatal {
 
 impl Fatal {
     pub(crate) fn tell(&self, reason: impl Into<Arc<str>>) {
-        let reason = reason.into();
+        self.end(reason.into(), false);
+    }
+
+    /// The others refuse this node.
+    pub(crate) fn refuse(&self, reason: impl Into<Arc<str>>) {
+        self.end(reason.into(), true);
+    }
+
+    fn end(&self, reason: Arc<str>, refused: bool) {
         self.0.send_if_modified(|told| {
             let first = told.is_none();
             if first {
                 tracing::error!(reason = &*reason, "this node can't go on");
-                *told = Some(reason);
+                *told = Some(Ending { reason, refused });
             }
             first
         });
+    }
+
+    fn is_refusal(&self) -> bool {
+        self.0.borrow().as_ref().is_some_and(|ending| ending.refused)
     }
 
     async fn told(&self) -> Arc<str> {
@@ -546,7 +600,7 @@ impl Fatal {
             .await
             .expect("the sender is here")
             .clone();
-        reason.expect("waited for")
+        reason.expect("waited for").reason
     }
 
     /// Runs a task without which the node can't be.

@@ -49,6 +49,7 @@ use crate::{
     forward::Way,
     leader::HistoryKept,
     limits::{CHECKPOINT_ASKS_MAX, SUBMIT_SHARE_BYTES, SUBMIT_SHARES},
+    members::changes::Members,
     metrics_sink::{Ended, NodeMetrics, Request as Counted},
     raft::{Consensus, ELECTION_TIMEOUT, ReadError, identity::Identity},
     world::clock::Clock,
@@ -91,6 +92,7 @@ pub struct NodeRegistry {
     ready: watch::Receiver<bool>,
     caught_up: Arc<AtomicBool>,
     checkpoints: mpsc::Sender<CheckpointAsk>,
+    members: Arc<Members>,
     clock: Arc<dyn Clock>,
     metrics: Arc<dyn NodeMetrics>,
 }
@@ -105,6 +107,8 @@ pub struct Parts {
     pub way: Arc<dyn Way>,
     /// Where checkpoints are asked for.
     pub checkpoints: mpsc::Sender<CheckpointAsk>,
+    /// The members, to be changed.
+    pub members: Arc<Members>,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// Who counts.
@@ -119,6 +123,7 @@ impl NodeRegistry {
             consensus,
             way,
             checkpoints,
+            members,
             clock,
             metrics,
         } = parts;
@@ -165,6 +170,7 @@ impl NodeRegistry {
             ready,
             caught_up,
             checkpoints,
+            members,
             clock,
             metrics,
         };
@@ -353,7 +359,9 @@ fn ended<T>(result: &Result<T, Error>, refused: bool) -> Ended {
             | Error::Deadline(_)
             | Error::Overloaded { .. }
             | Error::ShuttingDown
-            | Error::Unsupported(_),
+            | Error::Unsupported(_)
+            | Error::NoMember(_)
+            | Error::Unsafe(_),
         ) => Ended::NotProposed,
     }
 }
@@ -461,6 +469,14 @@ impl Registry for NodeRegistry {
                     Ok(Err(_)) => Err(Error::ShuttingDown),
                     Err(_) => Err(Error::Deadline("writing the checkpoint, which goes on".into())),
                 }
+            }
+            AdminCommand::RemoveMember { name, forced } => {
+                let id = self.members.remove(&name, forced, cx.deadline).await?;
+                Ok(AdminOutcome::Removed { id })
+            }
+            AdminCommand::Leave => {
+                self.members.leave(self.about.name.as_str(), cx.deadline).await?;
+                Ok(AdminOutcome::Left)
             }
         }
     }

@@ -37,7 +37,7 @@ use crate::{
     Node, NodeSettings, World,
     ca::{self, CaError, SealKey, SealKeyError},
     cli::Exit,
-    config::{Config, Endpoint, HostPort},
+    config::{Config, Endpoint, HostPort, defaults},
     node::{PeerPort, PeerSettings},
     peer::Waiting,
     probe::{Guard, NetProber, Probes},
@@ -51,8 +51,6 @@ use crate::{
 const WAITING_LOOKED_AT_EVERY: Duration = Duration::from_millis(200);
 /// and written to the log every so many times: every 5 s.
 const WAITING_SAID_EVERY: u32 = 25;
-/// The port for peers, by default.
-const PEER_PORT: u16 = 8300;
 
 /// Why a server does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +95,9 @@ pub enum ServeError {
     /// The node can't go on.
     #[error("the node can't go on: {0}")]
     Fatal(Arc<str>),
+    /// The other servers refuse the node.
+    #[error("{0}")]
+    Refused(Arc<str>),
 }
 
 impl ServeError {
@@ -104,6 +105,7 @@ impl ServeError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Node(error) if error.is_refusal() => Exit::Refused,
+            Self::Refused(_) => Exit::Refused,
             _ => Exit::Error,
         }
     }
@@ -212,7 +214,17 @@ impl Server {
 
     /// Waits until the node can't go on, and says why.
     pub async fn fatal(&self) -> ServeError {
-        ServeError::Fatal(self.node.fatal().await)
+        let reason = self.node.fatal().await;
+        if self.node.is_refused() {
+            ServeError::Refused(reason)
+        } else {
+            ServeError::Fatal(reason)
+        }
+    }
+
+    /// Waits until this server has left its cluster by its own wish: it is to be stopped then.
+    pub async fn left(&self) {
+        self.node.left().await;
     }
 
     /// Ends in order: takes no more connections, answers what came in, tells those who wait for a change, writes a
@@ -325,11 +337,12 @@ fn settings(config: &Config, places: &Places, peer_port: Option<Arc<dyn Listener
         peer_address: match (config.founders.address(config.name.as_str()), peer) {
             (Some(listed), _) => listed.into(),
             (None, Some(told)) => told.to_string().into(),
-            (None, None) => HostPort::new(host, PEER_PORT).to_string().into(),
+            (None, None) => HostPort::new(host, defaults::PEER_PORT).to_string().into(),
         },
         peers: peer_port.map(|listener| PeerSettings {
             port: PeerPort::Bound(listener),
             founders: config.founders.peers().collect(),
+            join: config.join.iter().map(ToString::to_string).collect(),
         }),
         history: config.history,
         log: LogOptions {

@@ -9,18 +9,16 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::{
+    members::changes::Members,
     metrics_sink::NodeMetrics,
     node::{Fatal, NodeSettings, PeerPort},
-    peer::{
-        Links, Port, Services, Waiting,
-        hello::Presence,
-        meet::{Meeting, Recognized},
-    },
+    peer::{Links, Port, Services, Waiting, hello::Presence, meet::Meeting, recognized::Recognized},
     raft::{
-        Gate, OpenGate, Peer,
-        bootstrap::{self, FirstStart, Found, Opened, StartError},
-        founding::{Founders, Founding, Refusal},
+        Gate, OpenGate,
+        bootstrap::{self, Beginning, FirstStart, Found, Opened, StartError},
+        founding::{Founders, Refusal},
         recall::{Durable, Recall},
+        roster::{Roster, Rosters},
         starts::Starts,
     },
     storage::log::{Flush, LogHooks, LogObserver, LogStore},
@@ -35,16 +33,24 @@ pub(crate) struct Started {
     pub(crate) services: Services,
     pub(crate) gate: Arc<dyn Gate>,
     pub(crate) port: Option<Port>,
-    /// For a member of several: what it takes to stay known to the others.
+    /// Where there may be others: what it takes to stay known to them.
     pub(crate) recognized: Option<Recognized>,
 }
 
-/// Keeps the others told of what is durable here, and ends the node should one of them know better.
-pub(crate) fn stay_known(recognized: Recognized, log: Arc<dyn LogStore>, fatal: &Fatal) -> JoinHandle<()> {
-    let end = fatal.clone();
+/// Keeps the others told of what is durable here, and ends the node should one of them know better, or that it was removed.
+pub(crate) fn stay_known(
+    recognized: Recognized,
+    log: Arc<dyn LogStore>,
+    members: &Members,
+    fatal: &Fatal,
+) -> JoinHandle<()> {
+    let (end, departure) = (fatal.clone(), members.departure());
     fatal.spawn("staying known to the others", async move {
-        let old = recognized.stay_known(log).await;
-        end.tell(old.to_string());
+        let why = recognized.stay_known(log).await;
+        let removed = matches!(why, StartError::Refused(Refusal::Removed { .. }));
+        if !(removed && departure.is_over()) {
+            end.refuse(why.to_string());
+        }
     })
 }
 
@@ -77,55 +83,76 @@ impl Start<'_> {
         };
         let links = Arc::new(Links::new(self.world.net.clone()));
         let (found, recall) = self.open(founders.len()).await?;
-        let started = |opened, gate, recognized| Started {
+        let (opened, gate, recognized) = match &self.settings.peers {
+            None => (
+                self.alone(found).await?,
+                Arc::new(OpenGate) as Arc<dyn Gate>,
+                None,
+            ),
+            Some(peers) => {
+                let (home, node) = (self.world.raft_home, found.node());
+                let presence =
+                    Presence::new(self.settings.this(), node, founders, recall, links.clone(), home);
+                let (opened, recognized) = self
+                    .meet(found, &presence, &peers.join, &services, &links)
+                    .await?;
+                (opened, Arc::new(presence) as Arc<dyn Gate>, Some(recognized))
+            }
+        };
+        Ok(Started {
             opened,
             lodging,
-            links: links.clone(),
-            services: services.clone(),
+            links,
+            services,
             gate,
             port,
             recognized,
+        })
+    }
+
+    /// A server without a port for others, which must have none.
+    async fn alone(&self, found: Found) -> Result<Opened, StartError> {
+        let members = match found {
+            Found::Node(opened) => {
+                let roster = self.rosters(&opened).await?.newest;
+                if roster.others(opened.identity.node).next().is_none() {
+                    return Ok(*opened);
+                }
+                roster.list()
+            }
+            Found::Empty(beginning) => beginning.members(),
         };
-        if self.settings.peers.is_none() {
-            return match found {
-                Found::Node(opened) => match &opened.founding {
-                    Some(founding) => Err(bootstrap::no_peer_port(&self.settings.data_dir, founding)),
-                    None => Ok(started(*opened, Arc::new(OpenGate), None)),
-                },
-                Found::Empty(_) => unreachable!("without peers a first start is alone"),
-            };
-        }
-        let node = match &found {
-            Found::Node(opened) => opened.identity.node,
-            Found::Empty(beginning) => beginning.node(),
-        };
-        let name = self.settings.name.to_string();
-        let presence = Presence::new(name, node, founders.clone(), recall, self.world.raft_home);
+        Err(StartError::NoPeerPort {
+            directory: self.settings.data_dir.clone(),
+            members,
+        })
+    }
+
+    /// Founds a cluster with the others, joins one, or comes back to the one that this directory is in.
+    async fn meet(
+        &self,
+        found: Found,
+        presence: &Presence,
+        seeds: &[String],
+        services: &Services,
+        links: &Arc<Links>,
+    ) -> Result<(Opened, Recognized), StartError> {
         let meeting = Meeting::new(presence.clone(), links.clone(), self.waiting.clone());
         if let Found::Node(opened) = &found {
-            presence.belong(self.membership(opened)?);
+            self.come_back(opened, presence).await?;
         }
         services.hello.begin(presence.service());
+        let (rng, home) = (&*self.world.rng, self.world.raft_home);
         let opened = match found {
             Found::Node(opened) => *opened,
-            Found::Empty(beginning) => {
-                let (rng, home) = (&*self.world.rng, self.world.raft_home);
-                meeting.found(beginning, &founders, rng, home).await?
+            Found::Empty(beginning) if beginning.founding().is_none() && joins(&beginning, seeds) => {
+                meeting.join(beginning, seeds, home).await?
             }
+            Found::Empty(beginning) => meeting.found(beginning, &self.founders()?, rng, home).await?,
         };
-        let recognized = match &opened.founding {
-            Some(founding) => {
-                let own = durable(&opened.starts, &*opened.log)?;
-                Some(
-                    meeting
-                        .be_recognized(own, opened.starts.clone(), founding.clone())
-                        .await?,
-                )
-            }
-            // A cluster of one has nobody who could know better.
-            None => None,
-        };
-        Ok(started(opened, Arc::new(presence), recognized))
+        let own = durable(&opened.starts, &*opened.log)?;
+        let recognized = meeting.be_recognized(own, opened.starts.clone(), seeds).await?;
+        Ok((opened, recognized))
     }
 
     /// The list of founders; with nobody else in it, this server alone.
@@ -164,7 +191,12 @@ impl Start<'_> {
                 began: Mutex::default(),
             }),
         };
-        let first = if founders > 1 {
+        let joins = self
+            .settings
+            .peers
+            .as_ref()
+            .is_some_and(|peers| !peers.join.is_empty());
+        let first = if founders > 1 || joins {
             FirstStart::Together
         } else {
             FirstStart::Alone
@@ -182,31 +214,44 @@ impl Start<'_> {
         opened.await.map_err(StartError::io("opening the storage"))?
     }
 
-    /// The cluster that this node is in. It must still have the name that it has there.
-    fn membership(&self, opened: &Opened) -> Result<Founding, StartError> {
-        let own = self.settings.this();
-        let Some(founding) = &opened.founding else {
-            return Ok(Founding {
-                cluster: opened.identity.cluster,
-                members: [(opened.identity.node, own)].into(),
-            });
-        };
-        let Peer { name, address } = &founding.members[&opened.identity.node];
-        if *name != own.name {
+    /// A node shows itself as the member that it is. It must still have the name that it has in its cluster.
+    async fn come_back(&self, opened: &Opened, presence: &Presence) -> Result<(), StartError> {
+        let (own, identity) = (self.settings.this(), opened.identity);
+        let rosters = self.rosters(opened).await?;
+        if let Some(seat) = rosters.newest.seat(identity.node)
+            && seat.peer.name != own.name
+        {
             return Err(StartError::Refused(Refusal::Renamed {
-                founded: name.clone(),
+                founded: seat.peer.name.clone(),
                 own: own.name,
             }));
         }
-        if *address != own.address {
-            tracing::warn!(
-                known = address,
-                own = own.address,
-                "the others look for this server at another address than the one that it is to be reached at"
-            );
-        }
-        Ok(founding.clone())
+        let founding = match (&opened.founding, &opened.joined) {
+            (Some(founding), _) => founding.clone(),
+            (None, Some(joined)) => joined.as_founding(),
+            (None, None) => Roster::alone(identity, own).as_founding(),
+        };
+        presence.belong(founding, rosters);
+        presence.removed().map_or(Ok(()), |removed| Err(removed.into()))
     }
+
+    /// Who is in the cluster that this node is in, by its own disk.
+    async fn rosters(&self, opened: &Opened) -> Result<Rosters, StartError> {
+        let base = match (&opened.joined, &opened.founding) {
+            (Some(joined), _) => joined.clone(),
+            (None, Some(founding)) => Roster::founded(founding),
+            (None, None) => Roster::alone(opened.identity, self.settings.this()),
+        };
+        let (checkpoint, log) = (opened.loaded.applied.clone(), opened.log.clone());
+        let read = move || Rosters::on_disk(base, &checkpoint, &*log);
+        let read = self.world.raft_home.blocking(read).await;
+        read.map_err(StartError::io("reading the members in the log"))?
+    }
+}
+
+/// Whether an empty directory is to be taken in by a cluster, or has been.
+fn joins(beginning: &Beginning, seeds: &[String]) -> bool {
+    beginning.joined().is_some() || !seeds.is_empty()
 }
 
 fn durable(starts: &Starts, log: &dyn LogStore) -> Result<Durable, StartError> {

@@ -5,8 +5,10 @@ mod support;
 use std::time::Duration;
 
 use prost::Message;
-use spine_node::limits::{HELLO_BYTES_MAX, PEER_MESSAGE_BYTES_MAX};
-use spine_proto::internal::v1::{self, entry::Payload, hello_client::HelloClient, raft_client::RaftClient};
+use spine_node::limits::{HELLO_BYTES_MAX, MEMBERSHIP_BYTES_MAX, PEER_MESSAGE_BYTES_MAX};
+use spine_proto::internal::v1::{
+    self, entry::Payload, hello_client::HelloClient, members_client::MembersClient, raft_client::RaftClient,
+};
 use support::{cluster::Cluster, write};
 use tokio::time::Instant;
 use tonic::{Code, transport::Endpoint};
@@ -115,6 +117,23 @@ async fn messages_of_peers_have_bounds() {
         }),
         ..v1::HelloRequest::default()
     };
+    let join = |bytes: usize| v1::JoinRequest {
+        me: Some(v1::Server {
+            name: "x".repeat(bytes),
+            ..v1::Server::default()
+        }),
+        ..v1::JoinRequest::default()
+    };
+    let mut client = MembersClient::new(channel.clone());
+    // What is read is refused because it has no address.
+    for (bytes, code) in [
+        (MEMBERSHIP_BYTES_MAX, Code::InvalidArgument),
+        (MEMBERSHIP_BYTES_MAX + 1, Code::OutOfRange),
+    ] {
+        let refused = client.join(filled(bytes, join)).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{bytes}: {refused}");
+    }
+
     let mut client = HelloClient::new(channel);
     let read = client.hello(filled(HELLO_BYTES_MAX, hello)).await;
     assert!(

@@ -74,7 +74,6 @@ fn what_is_not_built_is_refused_by_name() {
     for (line, option) in [
         ("--etcd-addr 127.0.0.1:2379", "--etcd-addr"),
         ("--dns-addr 127.0.0.1:8600", "--dns-addr"),
-        ("--join 10.0.0.1:8300", "--join"),
         ("--governance strict", "--governance"),
         ("--governance-root /f", "--governance-root"),
     ] {
@@ -219,6 +218,20 @@ fn values_that_can_not_be_are_refused() {
         dev("--default-service-ttl off").unwrap().default_service_ttl,
         None
     );
+}
+
+#[test]
+fn who_joins_listens_for_the_others() {
+    let config = dev("--name a --join 10.0.0.1:8300,b:8301").unwrap();
+    assert_eq!(
+        config.join,
+        [HostPort::new("10.0.0.1", 8300), HostPort::new("b", 8301)]
+    );
+    assert_eq!(config.peer.unwrap().bind, HostPort::new("127.0.0.1", 8300));
+    let config = dev("--name a --join b:8301 --peer-addr 0.0.0.0:8400").unwrap();
+    assert_eq!(config.peer.unwrap().bind, HostPort::new("0.0.0.0", 8400));
+    let refused = dev("--name a --join b:8301 --peer-addr off").unwrap_err();
+    assert!(refused.to_string().starts_with("--peer-addr: "), "{refused}");
 }
 
 #[test]

@@ -167,6 +167,7 @@ async fn checkpoints_let_the_log_go_and_a_restart_goes_on_from_them() {
     let registry = node.registry();
     let checkpoint = async || match registry.admin(&cx(), AdminCommand::Checkpoint).await.unwrap() {
         AdminOutcome::Checkpointed { position } => position,
+        other => panic!("a checkpoint has no outcome {other:?}"),
     };
     write(&*registry, "a", "1").await;
     let first = checkpoint().await;

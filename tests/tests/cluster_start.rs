@@ -1,4 +1,5 @@
-//! Servers as processes that found a cluster, come back to it, and are refused where their disk is not what it was.
+//! Servers as processes that found a cluster, join one, come back to it with other addresses, leave it, and are refused where
+//! their disk is not what it was.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
@@ -49,6 +50,24 @@ impl Server {
 
     /// Starts with a list of founders; with none, alone and without a port for peers.
     fn start(&mut self, founders: Option<&str>) {
+        match founders {
+            Some(founders) => self.start_as(&["serve", "--initial-cluster", founders]),
+            None => self.start_as(&["serve"]),
+        }
+    }
+
+    /// Starts alone, with a port for peers.
+    fn start_open(&mut self) {
+        self.start_as(&["serve", "--peer-addr", &self.peer.to_string()]);
+    }
+
+    /// Joins the cluster of another, or comes back to it.
+    fn join(&mut self, other: &Self) {
+        let (own, seed) = (self.peer.to_string(), other.peer.to_string());
+        self.start_as(&["join", &seed, "--peer-addr", &own]);
+    }
+
+    fn start_as(&mut self, arguments: &[&str]) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = File::options()
             .create(true)
@@ -57,7 +76,8 @@ impl Server {
             .unwrap();
         let mut command = Command::new(spine_process::binary());
         command
-            .args(["serve", "--governance", "open", "--name", &self.name])
+            .args(arguments)
+            .args(["--governance", "open", "--name", &self.name])
             .args(["--http-addr", &self.http.to_string()])
             .args(["--grpc-addr", &self.grpc.to_string()])
             .arg("--data-dir")
@@ -65,9 +85,6 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        if let Some(founders) = founders {
-            command.args(["--initial-cluster", founders]);
-        }
         self.child = Some(command.spawn().unwrap());
     }
 
@@ -89,6 +106,28 @@ impl Server {
     fn ended(&mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
         wait::until("the server ends", REFUSED_WITHIN, || child.try_wait().unwrap())
+    }
+
+    /// Runs a command for a running cluster, asking this server.
+    fn ask(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new(spine_process::binary());
+        let output = command
+            .args(arguments)
+            .args(["--addr", &self.grpc.to_string(), "--timeout", "30s"])
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    }
+
+    /// Waits until it says that the cluster has these members.
+    fn await_members(&self, names: &[&str]) {
+        wait::until_true("the members are these", READY_WITHIN, || {
+            let (exit, said) = self.ask(&["members"]);
+            let listed = said.lines().skip(1);
+            let listed = listed.filter_map(|line| line.split_whitespace().next());
+            exit == Some(0) && listed.eq(names.iter().copied())
+        });
     }
 
     fn said(&self) -> String {
@@ -344,4 +383,112 @@ fn who_has_another_list_is_refused_with_both() {
         "{refused}"
     );
     put(&servers[0], "still", "here");
+}
+
+#[test]
+fn servers_join_and_leave_and_whoever_is_removed_stays_out() {
+    let place = tempfile::tempdir().unwrap();
+    let ([mut a, mut b, mut c], _) = servers(place.path());
+    a.start_open();
+    a.await_ready();
+    put(&a, "kept", "yes");
+    b.join(&a);
+    b.await_ready();
+    // Any member will do.
+    c.join(&b);
+    c.await_ready();
+    a.await_members(&["a", "b", "c"]);
+    assert_eq!(b.cluster(), a.cluster());
+
+    // A name that is in use.
+    let mut twin = Server::new(place.path(), "twin");
+    twin.name = "c".to_owned();
+    twin.join(&a);
+    let refused = twin.refused(None);
+    assert!(refused.contains("--name"), "{refused}");
+
+    // One leaves, and ends in order.
+    let (exit, said) = b.ask(&["leave"]);
+    assert_eq!((exit, said.trim()), (Some(0), "b has left the cluster, and ends"));
+    assert!(b.ended().success(), "{}", b.said());
+    a.await_members(&["a", "c"]);
+    b.join(&a);
+    let refused = b.refused(None);
+    assert!(
+        refused.contains("b was removed from cluster") && refused.contains("spine join"),
+        "{refused}"
+    );
+
+    // One is removed while it runs: it ends, refused.
+    let (exit, said) = a.ask(&["members", "remove", "c"]);
+    assert_eq!((exit, said.trim()), (Some(0), "c is a member no longer"));
+    let refused = c.refused(None);
+    assert!(refused.contains("c was removed from cluster"), "{refused}");
+    a.await_members(&["a"]);
+    let (exit, said) = a.ask(&["members", "remove", "x"]);
+    assert_eq!(exit, Some(3), "{said}");
+    let (exit, said) = a.ask(&["members", "remove", "a"]);
+    assert!(exit == Some(REFUSED) && said.contains("the only voter"), "{said}");
+
+    // As an empty one it is welcome.
+    fs::remove_dir_all(c.data()).unwrap();
+    c.join(&a);
+    c.await_ready();
+    let kept = http::get(&format!("http://{}/v1/kv/kept?raw&stale", c.http)).unwrap();
+    assert_eq!(kept.text().unwrap(), "yes");
+    for server in [&mut a, &mut c] {
+        server.stop();
+    }
+}
+
+#[test]
+fn all_come_back_with_other_addresses() {
+    let place = tempfile::tempdir().unwrap();
+    let (mut servers, list) = servers(place.path());
+    found(&mut servers, &list);
+    put(&servers[0], "kept", "yes");
+    // With a new list for all of them.
+    move_all(&mut servers);
+    let moved = self::list(servers.iter());
+    for server in &mut servers {
+        server.start(Some(&moved));
+    }
+    await_moved(&mut servers);
+    // And where each is told where one other is, and that one where another is.
+    move_all(&mut servers);
+    let [a, b, c] = &mut servers;
+    a.join(b);
+    b.join(a);
+    c.join(a);
+    await_moved(&mut servers);
+    for server in &mut servers {
+        server.stop();
+    }
+}
+
+/// All end, and are to have other addresses.
+fn move_all(servers: &mut [Server; 3]) {
+    for server in servers {
+        server.kill();
+        server.peer = spine_process::free_address();
+    }
+}
+
+/// Waits until all serve and the log knows where they are.
+fn await_moved(servers: &mut [Server; 3]) {
+    let mut places: Vec<_> = servers.iter().map(|server| server.peer.to_string()).collect();
+    places.sort();
+    for server in &mut *servers {
+        server.await_ready();
+        let kept = http::get(&format!("http://{}/v1/kv/kept?raw", server.http)).unwrap();
+        assert_eq!(kept.text().unwrap(), "yes");
+        wait::until_true("the peers are where they are", READY_WITHIN, || {
+            let peers = http::get_json(&format!("http://{}/v1/status/peers", server.http));
+            let peers = peers.and_then(|peers| serde_json::from_value::<Vec<String>>(peers).ok());
+            peers.is_some_and(|mut peers| {
+                peers.sort();
+                peers == places
+            })
+        });
+    }
 }

@@ -100,6 +100,7 @@ async fn found(directory: &Path) -> Result<Vec<Node>, Failure> {
             peers: Some(PeerSettings {
                 port: PeerPort::Bound(listener),
                 founders: founders.clone(),
+                join: Vec::new(),
             }),
             ..NodeSettings::new(NodeName::parse(&peer.name)?, directory.join(&peer.name))
         };

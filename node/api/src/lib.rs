@@ -6,6 +6,7 @@
 
 #[cfg(feature = "dialects")]
 pub mod consul;
+#[cfg(feature = "dialects")]
 mod draw;
 pub mod hub;
 pub mod limits;

@@ -170,6 +170,12 @@ impl Registry for Local {
             AdminCommand::Checkpoint => Err(Error::Unsupported(
                 "a registry in memory has no checkpoint".into(),
             )),
+            AdminCommand::RemoveMember { name, .. } if *name != *self.name.as_str() => {
+                Err(Error::NoMember(name))
+            }
+            AdminCommand::RemoveMember { .. } | AdminCommand::Leave => Err(Error::Unsafe(
+                format!("{} is the only server, and a registry needs one", self.name).into(),
+            )),
         }
     }
 }

@@ -123,6 +123,12 @@ pub enum Error {
     /// This release can't do that.
     #[error("not supported: {0}")]
     Unsupported(Arc<str>),
+    /// There is no server of this name.
+    #[error("no server is named {0:?}")]
+    NoMember(Arc<str>),
+    /// The cluster could not go on; nothing was done. Says why and what to do.
+    #[error("{0}")]
+    Unsafe(Arc<str>),
 }
 
 /// What a node is in its cluster at this moment.
@@ -179,6 +185,15 @@ pub struct NodeStatus {
 pub enum AdminCommand {
     /// Write a checkpoint now.
     Checkpoint,
+    /// Remove a server for good.
+    RemoveMember {
+        /// Its name.
+        name: Arc<str>,
+        /// Even if too few of those who remain answer.
+        forced: bool,
+    },
+    /// Remove this server for good, and end it.
+    Leave,
 }
 
 /// What became of it.
@@ -189,4 +204,11 @@ pub enum AdminOutcome {
         /// The log position.
         position: u64,
     },
+    /// The server is a member no longer.
+    Removed {
+        /// Its Raft node id.
+        id: u64,
+    },
+    /// This server is a member no longer, and ends.
+    Left,
 }

@@ -29,8 +29,10 @@ const ADDR_DEFAULT: &str = "127.0.0.1:8502";
 /// A command for a running cluster, or about this program.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
-    /// List the servers of the cluster
+    /// List the servers of the cluster, or remove one
     Members(members::Members),
+    /// Have a server leave the cluster for good
+    Leave(members::Leave),
     /// Read and write keys
     Kv(kv::Kv),
     /// Register, find and remove services
@@ -134,6 +136,7 @@ async fn dispatch(
 ) -> Result<(), Failure> {
     match command {
         ClientCommand::Members(members) => members.run(streams).await,
+        ClientCommand::Leave(leave) => leave.run(streams).await,
         ClientCommand::Kv(kv) => kv.run(streams).await,
         ClientCommand::Service(service) => service.run(streams).await,
         ClientCommand::Snapshot(snapshot) => snapshot.run(streams).await,

@@ -69,7 +69,8 @@ pub struct Options {
     #[arg(long, env = "SPINE_DNS_ADDR", value_name = "HOST:PORT|off")]
     pub dns_addr: Option<Listen>,
 
-    /// Traffic between servers [default: off; where --initial-cluster names several, the address that it gives this one]
+    /// Traffic between servers [default: off; where --initial-cluster names several, the address that it gives this one;
+    /// with --join 127.0.0.1:8300]
     #[arg(long, env = "SPINE_PEER_ADDR", value_name = "HOST:PORT|off")]
     pub peer_addr: Option<Listen>,
 
@@ -87,7 +88,8 @@ pub struct Options {
     )]
     pub initial_cluster: Option<Vec<Founder>>,
 
-    /// Peer addresses of a cluster to join [not built yet]
+    /// Peer addresses of servers of a cluster. An empty directory joins it, as one that learns and then votes; a server that
+    /// is a member already looks for the others there, too [default: none]
     #[arg(long, env = "SPINE_JOIN", value_name = "HOST:PORT,…", value_delimiter = ',')]
     pub join: Option<Vec<HostPort>>,
 

@@ -83,7 +83,8 @@ impl Asking {
 
     /// A peer's marks, none if it doesn't answer.
     async fn ask(&self, id: u64, peer: &Peer, after: Index) -> Vec<Mark> {
-        let link = self.links.get(Lane::Hello, &peer.address);
+        let address = self.links.places().of(id, &peer.address);
+        let link = self.links.get(Lane::Hello, &address);
         let mut client =
             DigestsClient::new(link.channel.clone()).max_decoding_message_size(DIGESTS_BYTES_MAX);
         let request = proto::MarksRequest {

@@ -15,9 +15,10 @@ use super::{Lane, Links};
 use crate::{
     limits::HELLO_BYTES_MAX,
     raft::{
-        Gate, Refusal,
-        founding::{Founders, Founding, Introduction},
+        Gate, Peer, Refusal,
+        founding::{self, Founders, Founding, Introduction},
         recall::{Durable, Recall},
+        roster::{Roster, Rosters, Seat},
         starts::Boot,
         wire::{self, Malformed},
     },
@@ -33,13 +34,24 @@ pub struct Presence(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    name: String,
+    /// Its name, and where it is reached now.
+    this: Peer,
     node: u64,
     founders: Founders,
     /// The cluster, once it is durable here that this server is in it.
-    founding: RwLock<Option<Founding>>,
+    cluster: RwLock<Option<Belonging>>,
     recall: Recall,
+    links: Arc<Links>,
     home: RaftHome,
+}
+
+/// The cluster that a server is in.
+#[derive(Clone, Debug)]
+struct Belonging {
+    /// How it began, or who was in it when it took this server in.
+    founding: Founding,
+    /// Who is in it.
+    rosters: Rosters,
 }
 
 /// What a peer answers.
@@ -52,37 +64,97 @@ pub struct Answer {
 }
 
 impl Presence {
-    /// The server `name`, which runs on the directory that `node` was made for, and was given this list.
-    pub fn new(name: String, node: u64, founders: Founders, recall: Recall, home: RaftHome) -> Self {
+    /// The server `this`, which runs on the directory that `node` was made for, and was given this list.
+    pub fn new(
+        this: Peer,
+        node: u64,
+        founders: Founders,
+        recall: Recall,
+        links: Arc<Links>,
+        home: RaftHome,
+    ) -> Self {
+        links.found_at(node, &this.address);
         Self(Arc::new(Shared {
-            name,
+            this,
             node,
             founders,
-            founding: RwLock::default(),
+            cluster: RwLock::default(),
             recall,
+            links,
             home,
         }))
     }
 
     /// From here on it is a member of this cluster. To be called once that is durable.
-    pub fn belong(&self, founding: Founding) {
-        *self.0.founding.write() = Some(founding);
+    pub fn belong(&self, founding: Founding, rosters: Rosters) {
+        *self.0.cluster.write() = Some(Belonging { founding, rosters });
+    }
+
+    /// Its node id.
+    pub fn node(&self) -> u64 {
+        self.0.node
+    }
+
+    /// Its name, and where it is reached.
+    pub fn this(&self) -> &Peer {
+        &self.0.this
+    }
+
+    /// The members of its cluster, as far as it knows; `None` before it is in one.
+    pub fn roster(&self) -> Option<Roster> {
+        let cluster = self.0.cluster.read();
+        cluster.as_ref().map(|own| own.rosters.latest().clone())
+    }
+
+    /// Why it is a member no longer, if a majority has decided so.
+    pub fn removed(&self) -> Option<founding::Refusal> {
+        let cluster = self.0.cluster.read();
+        let committed = &cluster.as_ref()?.rosters.committed;
+        committed
+            .seat(self.0.node)
+            .is_none()
+            .then(|| founding::Refusal::Removed {
+                name: self.0.this.name.clone(),
+                cluster: committed.cluster,
+                members: committed.list(),
+            })
+    }
+
+    /// Where a member may be found: where it said that it is, where the log has it, where it was said to be, and where
+    /// this server was told that it would be.
+    pub fn places(&self, node: u64, seat: &Seat) -> Vec<String> {
+        let places = self.0.links.places();
+        let listed = self.0.founders.address(&seat.peer.name).map(ToOwned::to_owned);
+        let mut all = vec![places.of(node, &seat.peer.address)];
+        for place in [Some(seat.peer.address.clone()), places.rumoured(node), listed]
+            .into_iter()
+            .flatten()
+        {
+            if !all.contains(&place) {
+                all.push(place);
+            }
+        }
+        all
     }
 
     /// What it says of itself.
     pub fn introduction(&self) -> Introduction {
-        let Shared {
-            name,
-            node,
-            founders,
-            founding,
-            ..
-        } = &*self.0;
+        let cluster = self.0.cluster.read().clone();
+        let places = self.0.links.places();
+        let (founding, roster) = cluster.map_or((None, None), |own| {
+            let mut committed = own.rosters.committed;
+            for (node, seat) in &mut committed.seats {
+                seat.peer.address = places.of(*node, &seat.peer.address);
+            }
+            (Some(own.founding), Some(committed))
+        });
         Introduction {
-            name: name.clone(),
-            node: *node,
-            founders: founders.clone(),
-            founding: founding.read().clone(),
+            name: self.0.this.name.clone(),
+            node: self.0.node,
+            address: self.0.this.address.clone(),
+            founders: self.0.founders.clone(),
+            founding,
+            roster,
         }
     }
 
@@ -96,13 +168,8 @@ impl Presence {
     ///
     /// # Errors
     /// Why there is no answer, in a few words.
-    pub async fn ask(
-        &self,
-        links: &Links,
-        address: &str,
-        durable: Durable,
-        known: Option<Boot>,
-    ) -> Result<Answer, String> {
+    pub async fn ask(&self, address: &str, durable: Durable, known: Option<Boot>) -> Result<Answer, String> {
+        let links = &self.0.links;
         let link = links.get(Lane::Hello, address);
         let mut client = HelloClient::new(link.channel.clone()).max_decoding_message_size(HELLO_BYTES_MAX);
         let request = proto::HelloRequest {
@@ -118,7 +185,32 @@ impl Presence {
         let answer = answer
             .map_err(|_| failed(format!("no answer within {ASK_WITHIN:?}")))?
             .map_err(|status| failed(in_short(&status)))?;
-        read_answer(answer.into_inner()).map_err(|error| error.to_string())
+        let answer = read_answer(answer.into_inner()).map_err(|error| error.to_string())?;
+        if self.learn(&answer.from) {
+            self.0.links.found_at(answer.from.node, &answer.from.address);
+        }
+        Ok(answer)
+    }
+
+    /// Learns from another server who is in the cluster and where; whether that server is another member.
+    fn learn(&self, from: &Introduction) -> bool {
+        let mut cluster = self.0.cluster.write();
+        let Some(own) = cluster.as_mut() else { return false };
+        let Some(roster) = &from.roster else { return false };
+        let committed = &mut own.rosters.committed;
+        if roster.cluster != committed.cluster {
+            return false;
+        }
+        let places = self.0.links.places();
+        for (node, seat) in roster.others(self.0.node) {
+            places.rumour(node, &seat.peer.address);
+        }
+        if roster.is_newer_than(committed) {
+            *committed = roster.clone();
+        }
+        places.keep(|node| own.rosters.has(node));
+        let seat = own.rosters.latest().seat(from.node);
+        from.node != self.0.node && seat.is_some_and(|seat| seat.peer.name == from.name)
     }
 
     /// Remembers what a fellow member says of itself, and gives what was known before.
@@ -128,39 +220,36 @@ impl Presence {
         durable: Durable,
         shown: Option<Boot>,
     ) -> Result<Option<Durable>, Status> {
-        let fellow = {
-            let own = self.0.founding.read();
-            let cluster = own.as_ref().map(|own| own.cluster);
-            let theirs = from.founding.as_ref().map(|theirs| theirs.cluster);
-            cluster.is_some()
-                && cluster == theirs
-                && own.as_ref().is_some_and(|own| is_other(own, from, self.0.node))
-        };
-        if !fellow {
+        if !self.learn(from) {
             return Ok(None);
         }
         let (shared, node) = (self.0.clone(), from.node);
-        let heard = self
-            .0
-            .home
-            .blocking(move || shared.recall.hear(node, durable, shown));
+        let heard = self.0.home.blocking(move || {
+            let cluster = shared.cluster.read().clone();
+            shared
+                .recall
+                .keep(|node| cluster.as_ref().is_none_or(|own| own.rosters.has(node)));
+            shared.recall.hear(node, durable, shown)
+        });
         match heard.await {
-            Ok(Ok(before)) => Ok(before),
+            Ok(Ok(before)) => {
+                // Only where the one who is remembered is.
+                if self
+                    .0
+                    .recall
+                    .of(node)
+                    .is_some_and(|known| known.boot == durable.boot)
+                {
+                    self.0.links.found_at(node, &from.address);
+                }
+                Ok(before)
+            }
             Ok(Err(error)) | Err(error) => {
                 tracing::error!(%error, peer = from.name, "can't remember what a peer said");
                 Err(Status::unavailable("this server's disk failed"))
             }
         }
     }
-}
-
-/// Whether it is another member of this founding.
-fn is_other(own: &Founding, from: &Introduction, node: u64) -> bool {
-    from.node != node
-        && own
-            .members
-            .get(&from.node)
-            .is_some_and(|peer| peer.name == from.name)
 }
 
 #[async_trait]
@@ -185,16 +274,15 @@ impl Hello for Presence {
 /// Hears the members of the cluster, unless they have started since.
 impl Gate for Presence {
     fn admit(&self, header: &proto::Header) -> Result<(), Refusal> {
-        let founding = self.0.founding.read();
-        let members = founding.as_ref().map(|founding| &founding.members);
-        let Some(peer) = members.and_then(|members| members.get(&header.from)) else {
+        let cluster = self.0.cluster.read();
+        if !cluster.as_ref().is_some_and(|own| own.rosters.has(header.from)) {
             return Err(Refusal(format!("node {:016x} is not a member", header.from)));
-        };
+        }
         let known = self.0.recall.of(header.from);
         match known.map(|known| known.boot.number) {
             Some(known) if header.boot < known => Err(Refusal(format!(
-                "this comes from start {} of {}, which has started {known} times",
-                header.boot, peer.name
+                "this comes from start {} of node {:016x}, which has started {known} times",
+                header.boot, header.from
             ))),
             Some(_) | None => Ok(()),
         }
@@ -203,6 +291,16 @@ impl Gate for Presence {
     /// A node's Raft is not started before another voter has said what it knows of it.
     fn may_vote(&self) -> bool {
         true
+    }
+
+    fn members_are(&self, rosters: Rosters) {
+        if let Some(own) = &mut *self.0.cluster.write() {
+            own.rosters.newest = rosters.newest;
+            // Others may have told of a later one.
+            if rosters.committed.is_newer_than(&own.rosters.committed) {
+                own.rosters.committed = rosters.committed;
+            }
+        }
     }
 }
 
@@ -216,6 +314,8 @@ fn introduction_message(introduction: &Introduction) -> proto::Introduction {
             .map(|peer| wire::server_message(&peer))
             .collect(),
         founding: introduction.founding.as_ref().map(wire::founding_message),
+        peer_address: introduction.address.clone(),
+        roster: introduction.roster.as_ref().map(wire::roster_message),
     }
 }
 
@@ -227,6 +327,8 @@ fn read_introduction(message: Option<proto::Introduction>) -> Result<Introductio
         node: message.node_id,
         founders: Founders::of(founders).map_err(|_| Malformed("list of founders"))?,
         founding: message.founding.map(wire::message_founding).transpose()?,
+        address: message.peer_address,
+        roster: message.roster.map(wire::message_roster).transpose()?,
     })
 }
 

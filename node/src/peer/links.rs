@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
+use super::Places;
 use crate::{
     limits::{PEER_CONNECTION_WINDOW, PEER_STREAM_WINDOW},
     world::net::{Net, Stream, host_and_port},
@@ -60,6 +61,7 @@ pub struct Links {
     /// No more than there are lanes to peers of the membership or of this node's own configuration.
     open: Mutex<BTreeMap<(Lane, Arc<str>), Link>>,
     made: AtomicU64,
+    places: Places,
 }
 
 /// A way to one peer. Clones share a connection.
@@ -95,6 +97,19 @@ impl Links {
             net,
             open: Mutex::default(),
             made: AtomicU64::new(0),
+            places: Places::default(),
+        }
+    }
+
+    /// Where the peers are.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// A peer has said where it is. The ways to where it was go.
+    pub fn found_at(&self, node: u64, address: &str) {
+        if let Some(before) = self.places.tell(node, address) {
+            self.open.lock().retain(|(_, at), _| **at != *before);
         }
     }
 

@@ -1,27 +1,25 @@
-//! Meeting the others: to found a cluster with them, to be recognized by them at a start, and to stay known.
+//! Meeting the others: to found a cluster with them, to be taken in by one, to be recognized by them at a start.
 //!
-//! What is to be done is decided elsewhere ([`founding::step`], [`recall::judge`]); this asks, waits, and carries it out.
+//! What is to be done is decided elsewhere ([`founding::step`], [`crate::members`]); this asks, waits, and carries it out.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
-use super::{
-    Links,
-    hello::{Answer, Presence},
-};
+use super::{Links, hello::Presence, recognized::Recognized};
 use crate::{
+    members::link::{self, Joined},
     raft::{
         Peer,
         bootstrap::{Beginning, Opened, StartError},
-        founding::{self, Founder, Founders, Founding, Missing, Step, name_missing},
+        founding::{self, Founder, Founders, Founding, Missing, Refusal, Step, name_missing},
         identity::ClusterId,
-        recall::{self, Durable, OldDisk},
+        recall::Durable,
+        roster::{Roster, Rosters},
         starts::Starts,
     },
-    storage::log::LogStore,
     world::{RaftHome, rng::Rng},
 };
 
@@ -29,12 +27,9 @@ use crate::{
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Who is missing is said so often.
 const MISSING_SAID_EVERY: Duration = Duration::from_secs(5);
-/// Once one voter has recognized a start, the others get so long to object.
-const OTHERS_WITHIN: Duration = Duration::from_millis(100);
-/// What is durable is told to each peer so often. It is what an old copy of the disk is compared with.
-const TELL_EVERY: Duration = Duration::from_secs(5);
-/// And to one who did not answer.
-const TELL_AGAIN: Duration = Duration::from_secs(1);
+/// A server that takes the place of one of the same name may ask before the cluster has noticed that the other is gone: it
+/// goes on asking for so long.
+const NAME_FREE_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a node waits for at its start, for those who ask meanwhile. Clones share it.
 #[derive(Clone, Default)]
@@ -112,11 +107,75 @@ impl Meeting {
             .await
             .map_err(StartError::io("recording the founding"))??;
         // Durable now, so that whoever asks may hear it.
-        self.presence.belong(founding);
+        let roster = Roster::founded(&founding);
+        self.begin(beginning, founding, roster, home).await
+    }
+
+    /// Asks the servers at `seeds` to take this one into their cluster, until one of them has: this directory is a node in
+    /// it then.
+    ///
+    /// # Errors
+    /// They don't take it in, or the disk failed.
+    pub async fn join(
+        &self,
+        mut beginning: Box<Beginning>,
+        seeds: &[String],
+        home: RaftHome,
+    ) -> Result<Opened, StartError> {
+        if beginning.joined().is_none() {
+            let roster = self.be_taken_in(seeds).await?;
+            let recorded = home.blocking(move || beginning.join(roster).map(|()| beginning));
+            beginning = recorded
+                .await
+                .map_err(StartError::io("recording the cluster"))??;
+        }
+        let roster = beginning.joined().expect("it was taken in").clone();
+        let founding = roster.as_founding();
+        self.begin(beginning, founding, roster, home).await
+    }
+
+    /// From here on this directory is a node.
+    async fn begin(
+        &self,
+        beginning: Box<Beginning>,
+        founding: Founding,
+        roster: Roster,
+        home: RaftHome,
+    ) -> Result<Opened, StartError> {
+        let rosters = Rosters {
+            newest: roster.clone(),
+            committed: roster,
+        };
+        self.presence.belong(founding, rosters);
         let begun = home.blocking(move || beginning.begin()).await;
         let opened = begun.map_err(StartError::io("beginning the log"))??;
         self.waiting.over();
         Ok(opened)
+    }
+
+    /// Asks one after the other until one takes this server in.
+    async fn be_taken_in(&self, seeds: &[String]) -> Result<Roster, StartError> {
+        let node = self.presence.node();
+        let until = Instant::now() + NAME_FREE_WITHIN;
+        loop {
+            let mut missing = Vec::new();
+            for seed in seeds {
+                let refused = |why| Refusal::NotTakenIn {
+                    at: seed.clone(),
+                    why,
+                };
+                let why = match link::join(&self.links, seed, self.presence.this(), node).await {
+                    Ok(Joined::Member(roster)) if roster.seat(node).is_some() => return Ok(roster),
+                    Ok(Joined::Member(_)) => "it answered for another server".to_owned(),
+                    Ok(Joined::Refused(why)) => return Err(refused(why).into()),
+                    Ok(Joined::NameInUse(why)) if Instant::now() > until => return Err(refused(why).into()),
+                    Ok(Joined::NameInUse(why) | Joined::NotNow(why)) | Err(why) => why,
+                };
+                missing.push(format!("the server at {seed} ({why})"));
+            }
+            self.wait(format!("waiting to be taken in by {}", missing.join(", ")));
+            sleep(ASK_AGAIN).await;
+        }
     }
 
     /// Asks round after round until there is a founding to take.
@@ -155,35 +214,35 @@ impl Meeting {
     ) -> BTreeMap<String, Result<founding::Introduction, String>> {
         let asked: FuturesUnordered<_> = others
             .map(|other| async move {
-                let answer = self
-                    .presence
-                    .ask(&self.links, &other.address, durable, None)
-                    .await;
+                let answer = self.presence.ask(&other.address, durable, None).await;
                 (other.name, answer.map(|answer| answer.from))
             })
             .collect();
         asked.collect().await
     }
 
-    /// Waits until another voter has said what it knows of this server.
+    /// Waits until another voter has said what it knows of this server; where nobody else votes, nobody could know
+    /// better. `seeds` are places to look for the others besides those where they were.
     ///
     /// # Errors
-    /// One of them knows more than there is on this disk.
+    /// One of them knows more than there is on this disk, or that this server was removed.
     pub async fn be_recognized(
         self,
         own: Durable,
         starts: Starts,
-        founding: Founding,
-    ) -> Result<Recognized, OldDisk> {
-        let Self { presence, links, .. } = &self;
-        let recognized = Recognized {
-            presence: presence.clone(),
-            links: links.clone(),
-            starts,
-            founding,
-        };
-        while let Err(missing) = recognized.introduce(own).await? {
-            self.wait_for(&missing, "to be recognized by one other voter");
+        seeds: &[String],
+    ) -> Result<Recognized, StartError> {
+        let recognized = Recognized::new(self.presence.clone(), starts);
+        let node = self.presence.node();
+        while self
+            .presence
+            .roster()
+            .is_some_and(|roster| roster.has_other_voters(node))
+        {
+            match recognized.introduce(own, seeds).await? {
+                Ok(()) => break,
+                Err(missing) => self.wait_for(&missing, "to be recognized by one other voter"),
+            }
             sleep(ASK_AGAIN).await;
         }
         self.waiting.over();
@@ -192,7 +251,11 @@ impl Meeting {
 
     /// Notes for whom this server waits, and says it now and then.
     fn wait_for(&self, missing: &[Missing], what_for: &str) {
-        let text = format!("waiting {what_for}: missing {}", name_missing(missing));
+        self.wait(format!("waiting {what_for}: missing {}", name_missing(missing)));
+    }
+
+    /// Notes what this server waits for, and says it now and then.
+    fn wait(&self, text: String) {
         let now = Instant::now();
         let mut said = self.said.lock();
         if said.is_none_or(|said| now >= said + MISSING_SAID_EVERY) {
@@ -200,133 +263,5 @@ impl Meeting {
             tracing::info!("{text}");
         }
         self.waiting.set(text);
-    }
-}
-
-/// A member of several whose disk another voter has found to be no old one, as far as it knows.
-#[derive(Debug)]
-pub struct Recognized {
-    presence: Presence,
-    links: Arc<Links>,
-    starts: Starts,
-    founding: Founding,
-}
-
-impl Recognized {
-    fn others(&self) -> impl Iterator<Item = (u64, &Peer)> {
-        let me = self.presence.introduction().node;
-        let members = self.founding.members.iter();
-        members
-            .filter(move |(node, _)| **node != me)
-            .map(|(node, peer)| (*node, peer))
-    }
-
-    /// Introduces this server to all others. Fine if one of them recognizes it and none objects.
-    async fn introduce(&self, own: Durable) -> Result<Result<(), Vec<Missing>>, OldDisk> {
-        let mut asked: FuturesUnordered<_> = self
-            .others()
-            .map(|(node, peer)| async move { (peer, self.ask(node, peer, own).await) })
-            .collect();
-        let mut missing = Vec::new();
-        let mut end = None;
-        loop {
-            let next = match end {
-                None => asked.next().await,
-                Some(end) => timeout_at(end, asked.next()).await.unwrap_or(None),
-            };
-            match next {
-                Some((_, Ok(Told::Objection(old)))) => return Err(old),
-                Some((_, Ok(Told::Fine { .. }))) => {
-                    end.get_or_insert_with(|| Instant::now() + OTHERS_WITHIN);
-                }
-                Some((peer, Err(why))) => missing.push(Missing {
-                    founder: peer.clone(),
-                    why,
-                }),
-                None if end.is_some() => return Ok(Ok(())),
-                None => return Ok(Err(missing)),
-            }
-        }
-    }
-
-    /// Tells the others every few seconds what this server has durably. Ends when one of them knows more.
-    pub async fn stay_known(self, log: Arc<dyn LogStore>) -> OldDisk {
-        let mut telling: FuturesUnordered<_> = self
-            .others()
-            .map(|(node, peer)| self.tell(node, peer, &*log))
-            .collect();
-        match telling.next().await {
-            Some(old) => old,
-            // There is nobody to be known by.
-            None => std::future::pending().await,
-        }
-    }
-
-    async fn tell(&self, node: u64, peer: &Peer, log: &dyn LogStore) -> OldDisk {
-        loop {
-            let own = Durable::of(self.starts.present(), &log.durable());
-            let own = own.expect("the log's vote was written by Raft");
-            let again = match self.ask(node, peer, own).await {
-                Ok(Told::Objection(old)) => return old,
-                Ok(Told::Fine { remembers: true }) => TELL_EVERY,
-                Ok(Told::Fine { remembers: false }) => TELL_AGAIN,
-                Err(why) => {
-                    tracing::debug!(peer = peer.name, why, "a peer does not answer");
-                    TELL_AGAIN
-                }
-            };
-            sleep(again).await;
-        }
-    }
-
-    /// Asks one of the others what it knows of this server. If that is an earlier start, it is told that this is the
-    /// same server, so that it remembers the present one.
-    async fn ask(&self, node: u64, peer: &Peer, own: Durable) -> Result<Told, String> {
-        let mut known = None;
-        loop {
-            let answer = self.presence.ask(&self.links, &peer.address, own, known).await?;
-            let answer = fellow(answer, node, &self.founding)?;
-            if let Err(what) = recall::judge(&own, &self.starts, answer.of_me.as_ref()) {
-                let witness = peer.name.clone();
-                return Ok(Told::Objection(OldDisk { witness, what }));
-            }
-            match answer.of_me.map(|of_me| of_me.boot) {
-                // It remembered another start than the one shown, if any was.
-                Some(boot) if boot != own.boot && known != Some(boot) => known = Some(boot),
-                Some(_) | None => {
-                    return Ok(Told::Fine {
-                        remembers: answer.from.founding.is_some(),
-                    });
-                }
-            }
-        }
-    }
-}
-
-/// What another voter says of this server.
-enum Told {
-    /// It knows nothing against it.
-    Fine {
-        /// It is a member by now, so that it has noted what it was told.
-        remembers: bool,
-    },
-    /// It knows better.
-    Objection(OldDisk),
-}
-
-/// The answer, if it comes from this member of the cluster. One that has not taken its identity yet is one, too.
-fn fellow(answer: Answer, node: u64, founding: &Founding) -> Result<Answer, String> {
-    let from = &answer.from;
-    if from.node != node {
-        return Err(format!(
-            "the server there is {}, node {:016x}",
-            from.name, from.node
-        ));
-    }
-    match &from.founding {
-        Some(theirs) if theirs.cluster != founding.cluster => {
-            Err(format!("the server there is in cluster {}", theirs.cluster))
-        }
-        Some(_) | None => Ok(answer),
     }
 }

@@ -16,13 +16,16 @@ pub mod hello;
 pub mod late;
 pub mod links;
 pub mod meet;
+pub mod places;
 pub mod port;
+pub mod recognized;
 pub mod services;
 
 pub use self::{
     late::Late,
     links::{Lane, Link, Links},
     meet::Waiting,
+    places::Places,
     port::Port,
     services::Services,
 };

@@ -4,7 +4,10 @@ use spine_proto::internal::v1::{digests_server::DigestsServer, hello_server::Hel
 use tonic::service::Routes;
 
 use super::{Late, hello::Presence};
-use crate::{digests::peers::Telling, forward::service::ForwardService, raft::RaftService};
+use crate::{
+    digests::peers::Telling, forward::service::ForwardService, members::service::MembershipService,
+    raft::RaftService,
+};
 
 /// The services for peers, each of which begins when it can answer.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +18,8 @@ pub struct Services {
     pub raft: Late<RaftService>,
     /// That of the registry, for followers.
     pub forward: Late<ForwardService>,
+    /// That of the members, for who comes.
+    pub membership: Late<MembershipService>,
     /// What tells the digests of the state.
     pub digests: Late<DigestsServer<Telling>>,
 }
@@ -25,6 +30,7 @@ impl Services {
         Routes::new(self.hello.clone())
             .add_service(self.raft.clone())
             .add_service(self.forward.clone())
+            .add_service(self.membership.clone())
             .add_service(self.digests.clone())
     }
 }

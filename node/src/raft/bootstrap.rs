@@ -20,6 +20,7 @@ use super::{
     founding::{Founding, ListError, Record, Refusal},
     identity::Identity,
     recall::OldDisk,
+    roster::Roster,
     starts::Starts,
     state_machine::Applied,
     wire,
@@ -41,8 +42,10 @@ pub struct Opened {
     pub identity: Identity,
     /// Its starts.
     pub starts: Starts,
-    /// The founding of its cluster, if several founded it.
+    /// The founding of its cluster, if several founded it, and it was one of them.
     pub founding: Option<Founding>,
+    /// The members of its cluster when that took it in, if it did.
+    pub joined: Option<Roster>,
     /// The log.
     pub log: Arc<dyn LogStore>,
     /// The checkpoints.
@@ -67,6 +70,16 @@ pub enum Found {
     Node(Box<Opened>),
     /// Nothing: it is to be founded with others.
     Empty(Box<Beginning>),
+}
+
+impl Found {
+    /// The node id of the directory.
+    pub fn node(&self) -> u64 {
+        match self {
+            Self::Node(opened) => opened.identity.node,
+            Self::Empty(beginning) => beginning.node(),
+        }
+    }
 }
 
 /// Why a node doesn't start with what it found.
@@ -143,7 +156,7 @@ pub enum StartError {
     NoPeerPort {
         /// The data directory.
         directory: PathBuf,
-        /// The cluster's founders.
+        /// The cluster's members.
         members: String,
     },
     /// A restored directory is to found a cluster with servers that don't have its state.
@@ -193,11 +206,11 @@ pub enum StartError {
     Raft(String),
 }
 
-/// The way on that can't lose or fork anything. Rejoining as a new learner comes with `spine join`.
+/// The way on that can't lose or fork anything.
 const SAFE_WAY: &str = "a server that is a cluster of its own: restore its data directory from a copy taken while it was \
                         stopped, or move the directory away and start over, which loses what was only here; one of \
-                        several servers: put its own newest directory back, since an older one is refused, and so is an \
-                        empty one (rejoining as a new member, `spine join`, is not built in this release)";
+                        several servers: put its own newest directory back, or move the directory away and let an empty \
+                        one take its place in the cluster: `spine join` with the peer address of a server that runs";
 
 impl StartError {
     /// Whether the directory, or the servers listed, don't fit: starting again changes nothing.
@@ -246,6 +259,8 @@ pub fn open(
     let place = LogHome::new(world, directory, options, hooks);
     let has_log = place.exists()?;
     let found = find_checkpoint(&checkpoints, directory, has_log)?;
+    let alone = first == FirstStart::Alone;
+    let member = record.as_ref().filter(|record| record.identity().is_some());
     let (loaded, log) = match (found, has_log) {
         (Some(loaded), true) => {
             let log = place.open(world)?;
@@ -254,22 +269,14 @@ pub fn open(
         }
         (found, _) => {
             refuse_lost_log(found.as_ref(), record.as_ref(), directory)?;
-            match (first, &record) {
-                (
-                    FirstStart::Alone,
-                    Some(Record {
-                        founding: Some(founding),
-                        ..
-                    }),
-                ) => {
-                    return Err(no_peer_port(directory, founding));
-                }
-                (FirstStart::Alone, _) => first_start(world, &checkpoints, found, place)?,
-                (FirstStart::Together, _) => {
+            if alone && member.is_none() {
+                first_start(world, &checkpoints, found, place)?
+            } else {
+                if !alone {
                     refuse_restored(found.as_ref(), directory)?;
-                    return Beginning::new(world, directory, lock, record, checkpoints, found, place)
-                        .map(|beginning| Found::Empty(Box::new(beginning)));
                 }
+                return Beginning::new(world, directory, lock, record, checkpoints, found, place)
+                    .map(|beginning| Found::Empty(Box::new(beginning)));
             }
         }
     };
@@ -280,18 +287,21 @@ pub fn open(
             "a checkpoint does not verify; the one before it does"
         );
     }
+    let record = own_record(record, loaded.identity, directory)?;
+    let (founding, joined) = record.map_or((None, None), |record| (record.founding, record.joined));
     Ok(Found::Node(Box::new(Opened {
         lock,
         identity: loaded.identity,
         starts: another_start(world, directory)?,
-        founding: own_founding(record, loaded.identity, directory)?,
+        founding,
+        joined,
         log,
         checkpoints,
         loaded,
     })))
 }
 
-/// An empty directory that is to be founded with others. Calls wait for the disk.
+/// An empty directory that is to be founded with others, or taken in by a cluster. Calls wait for the disk.
 pub struct Beginning {
     world: World,
     directory: PathBuf,
@@ -341,6 +351,27 @@ impl Beginning {
         self.record.founding.as_ref()
     }
 
+    /// The members of the cluster that has taken it in already, before a crash.
+    pub fn joined(&self) -> Option<&Roster> {
+        self.record.joined.as_ref()
+    }
+
+    /// The members of the cluster that it is to be in, as far as it was told.
+    pub fn members(&self) -> String {
+        match (&self.record.joined, &self.record.founding) {
+            (Some(roster), _) => roster.list(),
+            (None, Some(founding)) => founding.founders().to_string(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// Makes durable that a cluster has taken it in.
+    pub fn join(&mut self, roster: Roster) -> Result<(), StartError> {
+        self.record
+            .join(roster)
+            .map_err(StartError::io("recording the cluster"))
+    }
+
     /// Makes a founding durable, as the one who decides it or as one who takes it.
     pub fn found(&mut self, founding: Founding) -> Result<(), StartError> {
         self.record
@@ -351,12 +382,12 @@ impl Beginning {
     /// Takes the identity: from here on this is a node.
     ///
     /// # Panics
-    /// Nothing was [found](Self::found) that this directory is in.
+    /// Nothing was [found](Self::found) or [joined](Self::join) that this directory is in.
     pub fn begin(mut self) -> Result<Opened, StartError> {
-        let founding = self.record.founding.clone().expect("founded before it begins");
-        let identity = founding
-            .identity(self.record.node)
-            .expect("a founding is taken by those who are in it");
+        let identity = self
+            .record
+            .identity()
+            .expect("a cluster is taken by those who are in it");
         // What a crash left there may be of another attempt.
         let loaded = match self.found.filter(|found| found.identity == identity) {
             Some(loaded) => loaded,
@@ -371,7 +402,8 @@ impl Beginning {
             lock: self.lock,
             identity,
             starts: self.starts,
-            founding: Some(founding),
+            founding: self.record.founding,
+            joined: self.record.joined,
             log,
             checkpoints: self.checkpoints,
             loaded,
@@ -390,14 +422,6 @@ impl fmt::Debug for Beginning {
 
 fn another_start(world: &World, directory: &Path) -> Result<Starts, StartError> {
     Starts::another(&world.files, directory, &*world.rng).map_err(StartError::io("raising the boot number"))
-}
-
-/// The error of a member of several that is started as if it were alone.
-pub(crate) fn no_peer_port(directory: &Path, founding: &Founding) -> StartError {
-    StartError::NoPeerPort {
-        directory: directory.to_owned(),
-        members: founding.founders().to_string(),
-    }
 }
 
 /// Refuses a directory whose log was there and is gone. One that holds nothing else counts as empty.
@@ -435,26 +459,26 @@ fn refuse_restored(found: Option<&Loaded>, directory: &Path) -> Result<(), Start
     }
 }
 
-/// The founding in which this node took part, by its record.
-fn own_founding(
+/// The record of this node; `None` for one that founded its cluster on its own.
+fn own_record(
     record: Option<Record>,
     identity: Identity,
     directory: &Path,
-) -> Result<Option<Founding>, StartError> {
+) -> Result<Option<Record>, StartError> {
     let Some(mut record) = record else {
         return Ok(None);
     };
-    // None: it began to found with others, and then did so alone.
-    let Some(founding) = record.founding.clone() else {
+    // Without either it began to found with others, and then did so alone.
+    if record.founding.is_none() && record.joined.is_none() {
         return Ok(None);
-    };
+    }
     if record.identity() != Some(identity) {
+        let stranger = || format!("node {:016x}, which is not in it", record.node);
         return Err(StartError::RecordDiffers {
             directory: directory.to_owned(),
-            record: record.identity().map_or_else(
-                || format!("none in cluster {}", founding.cluster),
-                |identity| identity.to_string(),
-            ),
+            record: record
+                .identity()
+                .map_or_else(stranger, |identity| identity.to_string()),
             checkpoint: identity,
         });
     }
@@ -462,7 +486,7 @@ fn own_founding(
     record
         .begin()
         .map_err(StartError::io("recording the beginning"))?;
-    Ok(Some(founding))
+    Ok(Some(record))
 }
 
 /// The newest good checkpoint. None is refused where there is a log.

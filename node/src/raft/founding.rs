@@ -27,6 +27,7 @@ use std::{
 pub(super) use self::record::Record;
 use super::{
     identity::{ClusterId, Identity},
+    roster::Roster,
     types::Peer,
 };
 
@@ -202,10 +203,14 @@ pub struct Introduction {
     pub name: String,
     /// Its node id.
     pub node: u64,
+    /// Where the others reach it.
+    pub address: String,
     /// The list that it was given.
     pub founders: Founders,
     /// Its cluster; `None`: its directory is empty.
     pub founding: Option<Founding>,
+    /// Who is in its cluster, as far as it is sure.
+    pub roster: Option<Roster>,
 }
 
 /// Somebody who does not answer, or not as the one who was asked.
@@ -287,7 +292,7 @@ pub enum Refusal {
     /// The cluster was founded without this server.
     #[error(
         "{other} is a member of cluster {cluster}, which was founded by {members}, without this server; give this server \
-         a list of its own cluster's founders (joining an existing cluster, `spine join`, is not built in this release)"
+         a list of its own cluster's founders, or let it join that cluster: `spine join` with the peer address of {other}"
     )]
     FoundedWithout {
         /// Who said so.
@@ -325,6 +330,41 @@ pub enum Refusal {
         /// The id.
         node: u64,
     },
+    /// A majority has decided that it is a member no longer.
+    #[error(
+        "{name} was removed from cluster {cluster}, whose members are {members}: what this directory holds is not part of \
+         it any more; to bring this server back, move the directory away and let an empty one join: `spine join` with the \
+         peer address of one of them"
+    )]
+    Removed {
+        /// The name.
+        name: String,
+        /// The cluster.
+        cluster: ClusterId,
+        /// Its members now.
+        members: String,
+    },
+    /// The cluster that was asked does not take it in.
+    #[error("this server can't join: {why} (said by the server at {at})")]
+    NotTakenIn {
+        /// Who was asked.
+        at: String,
+        /// Cause and remedy.
+        why: String,
+    },
+    /// It was sent to another cluster than its own.
+    #[error(
+        "this directory is of cluster {cluster}, and the server at {at}, where it was told to look for its cluster, is of \
+         {other}; give --join addresses of its own cluster, or an empty directory to join the other"
+    )]
+    OtherCluster {
+        /// Its own.
+        cluster: ClusterId,
+        /// Who is of another.
+        at: String,
+        /// The other.
+        other: ClusterId,
+    },
     /// The directory is another server's.
     #[error("this directory is that of the server {founded:?}, and this server is {own:?} (--name)")]
     Renamed {
@@ -336,8 +376,9 @@ pub enum Refusal {
 }
 
 /// What a member does whose directory is gone or old.
-pub(super) const REJOIN: &str = "put this server's own newest directory back if it still exists; a directory that is lost \
-                                 or older means to rejoin as a new member (`spine join`), which is not built in this release";
+pub(super) const REJOIN: &str = "put this server's own newest directory back if it still exists; if it is lost, let an \
+                                 empty directory take its place in the cluster: `spine join` with the peer address of a \
+                                 server that runs";
 
 /// What the empty server `me` does after a round in which each other founder gave one answer, or a reason for none.
 pub fn step(me: &Founder, answers: &BTreeMap<String, Result<Introduction, String>>) -> Step {

@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use spine_proto::internal::v1 as proto;
 use tonic::Status;
 
-use super::identity::Identity;
+use super::{identity::Identity, roster::Rosters};
 
 /// Why a peer is not heard: what differs from what is known of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +26,9 @@ pub trait Gate: Send + Sync + Debug {
     ///
     /// [`Consensus::let_campaign`]: super::Consensus::let_campaign
     fn may_vote(&self) -> bool;
+
+    /// Who is in the cluster has changed, by this node's own log. Must not wait.
+    fn members_are(&self, rosters: Rosters);
 }
 
 /// Whether `identity` is meant, by somebody whom it hears.
@@ -59,4 +62,6 @@ impl Gate for OpenGate {
     fn may_vote(&self) -> bool {
         true
     }
+
+    fn members_are(&self, _: Rosters) {}
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,10 +18,13 @@ use tokio::{
 };
 
 use super::{
-    Consensus, ELECTION_TIMEOUT, HEARTBEAT_MS, ProposeError,
+    Consensus, ELECTION_TIMEOUT, Gate, HEARTBEAT_MS, ProposeError,
+    identity::ClusterId,
+    roster::{Roster, Rosters},
     state_machine::StateMachine,
-    types::{Peer, Types},
+    types::{Peer, StoredMembership, Types},
 };
+use crate::peer::Links;
 
 /// The node that leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,24 +121,24 @@ impl Consensus {
         self.leader.clone()
     }
 
-    /// How long ago each voter acknowledged what this node sent as the leader; `None`: not since it leads. This node
+    /// How long ago each member acknowledged what this node sent as the leader; `None`: not since it leads. This node
     /// itself is among them, always heard just now. Empty on any other node.
     pub fn contacts(&self) -> BTreeMap<u64, Option<Duration>> {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let Some(heartbeat) = metrics.heartbeat else {
             return BTreeMap::new();
         };
-        let voters = metrics.membership_config.voter_ids();
-        voters
-            .map(|id| {
-                let heard = heartbeat.get(&id).copied().flatten();
+        let members = metrics.membership_config.nodes();
+        members
+            .map(|(id, _)| {
+                let heard = heartbeat.get(id).copied().flatten();
                 let ago = heard.map(|heard| heard.elapsed());
-                let ago = if id == self.node {
+                let ago = if *id == self.node {
                     Some(Duration::ZERO)
                 } else {
                     ago
                 };
-                (id, ago)
+                (*id, ago)
             })
             .collect()
     }
@@ -212,24 +218,54 @@ impl Consensus {
     }
 }
 
-/// Keeps `tell` up to date until Raft ends. It looks at each change, and once for each heartbeat, since silence is no
-/// change.
-pub(super) async fn follow(
-    raft: openraft::Raft<Types, StateMachine>,
-    told: std::sync::Arc<Told>,
-    tell: watch::Sender<Option<Leader>>,
-) {
+/// What this node's Raft says, and who is told.
+pub(super) struct Following {
+    pub(super) raft: openraft::Raft<Types, StateMachine>,
+    pub(super) cluster: ClusterId,
+    pub(super) told: Arc<Told>,
+    pub(super) links: Arc<Links>,
+    /// Is told who is in the cluster.
+    pub(super) gate: Arc<dyn Gate>,
+    /// Is told who leads.
+    pub(super) tell: watch::Sender<Option<Leader>>,
+}
+
+/// Keeps those who are told up to date until Raft ends. It looks at each change, and once for each heartbeat, since
+/// silence is no change.
+pub(super) async fn follow(following: Following) {
+    let Following {
+        raft,
+        cluster,
+        told,
+        links,
+        gate,
+        tell,
+    } = following;
     let mut metrics = raft.server_metrics();
+    let mut members = None;
     loop {
         // A clone: a borrow would hold openraft up.
         let seen = metrics.borrow_watched().clone();
+        let entries = (
+            *seen.membership_config.log_id(),
+            *seen.committed_membership_config.log_id(),
+        );
+        if members.replace(entries) != Some(entries)
+            && let Some(rosters) = rosters(
+                cluster,
+                &seen.membership_config,
+                &seen.committed_membership_config,
+            )
+        {
+            gate.members_are(rosters);
+        }
         let heard = |id: &u64| *id == seen.id || told.hears_leader();
         let leader = seen.current_leader.filter(heard).and_then(|id| {
             let peer = seen.membership_config.membership().get_node(&id)?;
             Some(Leader {
                 id,
                 name: peer.name.clone(),
-                peer_address: peer.address.clone(),
+                peer_address: links.places().of(id, &peer.address),
                 term: seen.vote.leader_id.term,
             })
         });
@@ -242,6 +278,17 @@ pub(super) async fn follow(
             return;
         }
     }
+}
+
+/// Who is in the cluster, by the log; `None` where the log doesn't say so yet.
+fn rosters(cluster: ClusterId, newest: &StoredMembership, committed: &StoredMembership) -> Option<Rosters> {
+    let newest = Roster::of(cluster, newest)?;
+    // Nothing is known to be committed before the first entry is.
+    let committed = Roster::of(cluster, committed).unwrap_or_else(|| Roster {
+        at: None,
+        ..newest.clone()
+    });
+    Some(Rosters { newest, committed })
 }
 
 #[cfg(test)]

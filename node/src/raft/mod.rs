@@ -20,9 +20,11 @@ pub mod identity;
 pub mod keeper;
 mod leadership;
 mod log_store;
+mod membership;
 mod network;
 mod note;
 pub mod recall;
+pub mod roster;
 mod rpc;
 mod server;
 mod snapshot;
@@ -52,7 +54,7 @@ use tokio::{
 use self::{
     bootstrap::StartError,
     identity::Identity,
-    leadership::Told,
+    leadership::{Following, Told},
     log_store::RaftLog,
     network::{Network, Ways},
     snapshot::{Intake, Offers},
@@ -62,6 +64,7 @@ use self::{
 pub use self::{
     gate::{Gate, OpenGate, Refusal, admit},
     leadership::{Leader, TransferError},
+    membership::{Change, ChangeError, Composition, Phase, Standing},
     server::{Answering, RaftService},
     state_machine::Applied,
     types::Peer,
@@ -127,6 +130,9 @@ pub struct Consensus {
     leader: watch::Receiver<Option<Leader>>,
     told: Arc<Told>,
     offers: Arc<Offers>,
+    links: Arc<Links>,
+    /// Held while the members change: one change at a time.
+    changing: tokio::sync::Mutex<()>,
     /// Ends when Raft has ended.
     life: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -228,19 +234,30 @@ impl Consensus {
         let (tell_raft, raft) = oneshot::channel();
         let log = RaftLog::new(log, home);
         let ways = Ways(Arc::new(Network {
-            links,
+            links: links.clone(),
             identity,
             boot_number,
             told: told.clone(),
             offers: offers.clone(),
             main: Handle::current(),
         }));
-        let (heard, campaign) = (told.clone(), gate.may_vote());
+        let campaign = gate.may_vote();
+        let following = {
+            let (told, links, gate) = (told.clone(), links.clone(), gate.clone());
+            move |raft| Following {
+                raft,
+                cluster: identity.cluster,
+                told,
+                links,
+                gate,
+                tell: tell_leader,
+            }
+        };
         let life = async move {
             match begin(identity.node, founding, campaign, ways, log, machine).await {
                 Ok(raft) => {
                     let _ = tell_raft.send(Ok(raft.clone()));
-                    leadership::follow(raft, heard, tell_leader).await;
+                    leadership::follow(following(raft)).await;
                 }
                 Err(error) => {
                     let _ = tell_raft.send(Err(error));
@@ -269,6 +286,8 @@ impl Consensus {
             leader,
             told,
             offers,
+            links,
+            changing: tokio::sync::Mutex::default(),
             life: tokio::sync::Mutex::new(Some(life)),
         }))
     }

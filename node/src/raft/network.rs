@@ -119,7 +119,9 @@ impl Way {
 
     /// A client on one of the lanes.
     pub(super) fn client(&self, lane: Lane) -> (Link, RaftClient<Channel>) {
-        let link = self.network.links.get(lane, &self.peer.address);
+        let links = &self.network.links;
+        // openraft keeps its ways when the log learns of another address.
+        let link = links.get(lane, &links.places().of(self.target, &self.peer.address));
         let client = RaftClient::new(link.channel.clone()).max_decoding_message_size(PEER_MESSAGE_BYTES_MAX);
         (link, client)
     }

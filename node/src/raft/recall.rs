@@ -215,6 +215,11 @@ impl Recall {
         self.known.lock().get(&node).copied()
     }
 
+    /// Forgets those who are members no longer; the file does with the next change.
+    pub fn keep(&self, is_member: impl Fn(u64) -> bool) {
+        self.known.lock().retain(|node, _| is_member(*node));
+    }
+
     /// Whether a message from this start of a node is to be refused: the node has started since.
     pub fn is_outdated(&self, node: u64, boot_number: u64) -> bool {
         self.of(node).is_some_and(|known| boot_number < known.boot.number)

@@ -12,6 +12,7 @@ use super::{
     founding::Founding,
     identity::ClusterId,
     recall::{Ballot, Durable},
+    roster::{Roster, Seat},
     starts::Boot,
     types::{LogEntry, LogId, Membership, Payload, Peer, RaftVote, StoredMembership, Types},
 };
@@ -79,6 +80,21 @@ pub(super) fn decode_entry(entry: crate::storage::log::LogEntry) -> Result<LogEn
         log_id: log_id(entry.position),
         payload,
     })
+}
+
+/// The membership that an entry of the log brings, if it brings one.
+pub(super) fn membership_in(
+    entry: &crate::storage::log::LogEntry,
+) -> Result<Option<StoredMembership>, Malformed> {
+    let Some(bytes) = entry.payload.strip_prefix(&MEMBERSHIP_FORMAT[..]) else {
+        return Ok(None);
+    };
+    let message = proto::Membership::decode(bytes).map_err(|_| Malformed("membership"))?;
+    let id = log_id(entry.position);
+    Ok(Some(StoredMembership::new(
+        Some(id),
+        message_membership(message)?,
+    )))
 }
 
 /// The bytes of a vote.
@@ -162,14 +178,49 @@ pub(crate) fn founding_message(founding: &Founding) -> proto::Founding {
 
 /// The founding of a message.
 pub(crate) fn message_founding(message: proto::Founding) -> Result<Founding, Malformed> {
-    let cluster: [u8; 16] = message.cluster_id[..]
-        .try_into()
-        .map_err(|_| Malformed("founding"))?;
+    let cluster = cluster_id(&message.cluster_id).ok_or(Malformed("founding"))?;
     let members = message.members.into_iter();
     Ok(Founding {
-        cluster: ClusterId(u128::from_be_bytes(cluster)),
+        cluster,
         members: members.map(|(id, server)| (id, message_server(server))).collect(),
     })
+}
+
+/// The message of a roster.
+pub(crate) fn roster_message(roster: &Roster) -> proto::Roster {
+    let servers = |votes: bool| {
+        let seats = roster.seats.iter().filter(move |(_, seat)| seat.votes == votes);
+        seats
+            .map(|(id, seat)| (*id, server_message(&seat.peer)))
+            .collect()
+    };
+    proto::Roster {
+        cluster_id: roster.cluster.0.to_be_bytes().to_vec().into(),
+        at: roster.at.map(|at| position_message(&log_id(at))),
+        voters: servers(true),
+        learners: servers(false),
+    }
+}
+
+/// The roster of a message.
+pub(crate) fn message_roster(message: proto::Roster) -> Result<Roster, Malformed> {
+    let cluster = cluster_id(&message.cluster_id).ok_or(Malformed("roster"))?;
+    let at = message.at.map(message_position).transpose()?;
+    let seat = |(id, server), votes| {
+        let peer = message_server(server);
+        (id, Seat { peer, votes })
+    };
+    let learners = message.learners.into_iter().map(|learner| seat(learner, false));
+    let voters = message.voters.into_iter().map(|voter| seat(voter, true));
+    Ok(Roster {
+        cluster,
+        at: at.as_ref().map(position),
+        seats: learners.chain(voters).collect(),
+    })
+}
+
+fn cluster_id(bytes: &[u8]) -> Option<ClusterId> {
+    Some(ClusterId(u128::from_be_bytes(bytes.try_into().ok()?)))
 }
 
 /// The message of a start.
@@ -320,6 +371,23 @@ mod tests {
                 Ok(stored)
             );
         }
+    }
+
+    #[test]
+    fn rosters_survive_their_bytes() {
+        let id = log_id(Position {
+            term: 3,
+            leader: 0,
+            index: 9,
+        });
+        let stored = StoredMembership::new(Some(id), membership());
+        let roster = Roster::of(ClusterId(u128::MAX - 1), &stored).unwrap();
+        assert_eq!(message_roster(roster_message(&roster)), Ok(roster.clone()));
+        let founding = Roster { at: None, ..roster };
+        assert_eq!(message_roster(roster_message(&founding)), Ok(founding.clone()));
+        let mut nonsense = roster_message(&founding);
+        nonsense.cluster_id = vec![1; 15].into();
+        assert_eq!(message_roster(nonsense), Err(Malformed("roster")));
     }
 
     #[test]

@@ -76,11 +76,13 @@ impl NodeRegistry {
                 what: what.to_string(),
                 limit,
             }),
-            error @ (Error::Unknown(_) | Error::Deadline(_) | Error::Unsupported(_)) => {
-                Answered::Unknown(proto::Unknown {
-                    reason: error.to_string(),
-                })
-            }
+            error @ (Error::Unknown(_)
+            | Error::Deadline(_)
+            | Error::Unsupported(_)
+            | Error::NoMember(_)
+            | Error::Unsafe(_)) => Answered::Unknown(proto::Unknown {
+                reason: error.to_string(),
+            }),
         }
     }
 }

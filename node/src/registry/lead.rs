@@ -5,7 +5,7 @@
 //! once; renewals have at most one of them, so that under load each carries all that came meanwhile, here and at the
 //! other servers.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use spine_api::{Error, hub::Hub};
@@ -72,6 +72,7 @@ pub(super) struct Leading {
     lag: Lag,
     duties: Duties,
     heard: Heard,
+    members: BTreeSet<u64>,
     /// When it is looked again who was heard.
     listen_at: Duration,
     node: u64,
@@ -105,6 +106,7 @@ impl Leading {
             lag: Lag::default(),
             duties: Duties::new(node, history, now),
             heard: Heard::new(),
+            members: BTreeSet::new(),
             listen_at: now,
             node,
             entry_bytes_max,
@@ -227,6 +229,7 @@ impl Leading {
         self.heard = contacts
             .filter_map(|(id, ago)| Some((id, now.saturating_sub(ago?))))
             .collect();
+        self.members = self.consensus.member_ids();
     }
 
     async fn do_duties(&mut self, queue: &Queue) {
@@ -244,6 +247,7 @@ impl Leading {
                 + queue.renewals.len().div_ceil(limits::ENTRY_RENEWALS_MAX),
             lags: self.lag.is_over(),
             heard: &self.heard,
+            members: &self.members,
         };
         let requests = match self.duties.due(view) {
             None => return,

@@ -1,4 +1,4 @@
-//! Three nodes in one process, on loopback addresses of their own.
+//! Three nodes in one process, or as many as join, on loopback addresses of their own.
 
 use std::{
     net::Ipv4Addr,
@@ -11,22 +11,27 @@ use std::{
 };
 
 use spine_api::{AdminCommand, Context, Registry};
-use spine_core::{Dialect, NodeName, State, snapshot};
+use spine_core::{Dialect, GetKey, MemberStatus, NodeName, Query, State, snapshot};
 use spine_node::{
     Node, NodeSettings, World,
     metrics_sink::NodeMetrics,
     node::{PeerPort, PeerSettings},
-    raft::{Applied, Peer},
+    raft::{Applied, Peer, bootstrap::StartError},
     storage::segment::LogOptions,
 };
-use tokio::time::timeout;
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
 /// A condition is waited for so long; each takes a second or two.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Cluster {
     members: Vec<Member>,
-    _directory: tempfile::TempDir,
+    host: Ipv4Addr,
+    directory: tempfile::TempDir,
 }
 
 struct Member {
@@ -37,8 +42,16 @@ struct Member {
 
 impl Member {
     async fn begin(&self, world: World) -> Node {
+        self.try_begin(world).await.unwrap()
+    }
+
+    async fn try_begin(&self, world: World) -> Result<Node, StartError> {
         let node = Node::start(self.settings.clone(), world, self.counts.clone());
-        timeout(PATIENCE, node).await.expect("it starts").unwrap()
+        timeout(PATIENCE, node).await.expect("it starts or not")
+    }
+
+    fn peers(&mut self) -> &mut PeerSettings {
+        self.settings.peers.as_mut().expect("it has a port")
     }
 }
 
@@ -72,14 +85,18 @@ impl Cluster {
 
     /// The same, with other settings.
     pub async fn start_with(change: impl Fn(&mut NodeSettings)) -> Self {
+        Self::start_many(3, change).await
+    }
+
+    /// One node that has founded a cluster, with a port for others.
+    pub async fn start_one() -> Self {
+        Self::start_many(1, |_| {}).await
+    }
+
+    async fn start_many(count: usize, change: impl Fn(&mut NodeSettings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let host = own_host();
-        let peers: Vec<Peer> = (0..3)
-            .map(|number| Peer {
-                name: format!("n{number}"),
-                address: format!("{host}:{}", 8300 + number),
-            })
-            .collect();
+        let peers: Vec<Peer> = (0..count).map(|number| peer(host, number)).collect();
         let members = peers.iter().map(|peer| {
             let mut settings = settings(directory.path().join(&peer.name), peer, peers.clone());
             change(&mut settings);
@@ -91,7 +108,8 @@ impl Cluster {
         });
         let mut cluster = Self {
             members: members.collect(),
-            _directory: directory,
+            host,
+            directory,
         };
         // Together: each waits for the others.
         let starts = cluster.members.iter().map(|member| member.begin(World::real()));
@@ -100,6 +118,135 @@ impl Cluster {
             member.node = Some(node);
         }
         cluster
+    }
+
+    /// Another node joins, and is taken in when this returns.
+    pub async fn join(&mut self) {
+        self.join_many(1).await;
+    }
+
+    /// Others join at once, and are taken in when this returns.
+    pub async fn join_many(&mut self, count: usize) {
+        let first = self.members.len();
+        for number in first..first + count {
+            let newcomer = self.newcomer(&peer(self.host, number).name, number);
+            self.members.push(newcomer);
+        }
+        let starts = self.members[first..]
+            .iter()
+            .map(|member| member.begin(World::real()));
+        let nodes = futures::future::join_all(starts).await;
+        for (member, node) in self.members[first..].iter_mut().zip(nodes) {
+            member.node = Some(node);
+        }
+    }
+
+    /// Another node wants to join under a name.
+    pub async fn join_as(&mut self, name: &str) -> Result<(), StartError> {
+        let newcomer = self.newcomer(name, self.members.len());
+        newcomer.try_begin(World::real()).await.map(drop)
+    }
+
+    fn newcomer(&self, name: &str, number: usize) -> Member {
+        let peer = Peer {
+            name: name.to_owned(),
+            ..peer(self.host, number)
+        };
+        let path = self.directory.path().join(format!("{number}-{name}"));
+        let mut newcomer = Member {
+            settings: settings(path, &peer, Vec::new()),
+            node: None,
+            counts: Arc::default(),
+        };
+        newcomer.peers().join = self.seeds();
+        newcomer
+    }
+
+    /// Where the nodes that run are.
+    fn seeds(&self) -> Vec<String> {
+        let running = self.members.iter().filter(|member| member.node.is_some());
+        running
+            .map(|member| member.settings.peer_address.to_string())
+            .collect()
+    }
+
+    /// Wipes the directory of a node that doesn't run; it is to join the others when it is started again.
+    pub fn wipe(&mut self, number: usize) {
+        std::fs::remove_dir_all(self.directory(number)).unwrap();
+        let seeds = self.seeds();
+        self.members[number].peers().join = seeds;
+    }
+
+    /// Starts a node that may be refused.
+    pub async fn try_revive(&mut self, number: usize) -> Result<(), StartError> {
+        let node = self.members[number].try_begin(World::real()).await?;
+        self.members[number].node = Some(node);
+        Ok(())
+    }
+
+    /// Waits until a node's state names these servers.
+    pub async fn until_members(&self, number: usize, names: &[String]) {
+        let mut names = names.to_vec();
+        names.sort();
+        let mut applied = self.node(number).applied();
+        let named = applied.wait_for(|applied| {
+            let members = applied.state.members();
+            members
+                .map(|member| member.name.to_string())
+                .eq(names.iter().cloned())
+        });
+        timeout(PATIENCE, named).await.expect("in time").expect("it runs");
+    }
+
+    /// Waits until a node's state says that the leader has lost a server.
+    pub async fn until_lost(&self, number: usize, name: &str) {
+        let name = NodeName::parse(name).unwrap();
+        let mut applied = self.node(number).applied();
+        let lost = |applied: &Applied| applied.state.liveness_of(&name).status == MemberStatus::Failed;
+        let lost = applied.wait_for(lost);
+        timeout(PATIENCE, lost).await.expect("in time").expect("it runs");
+    }
+
+    /// From now on a node is not told where to look for the others.
+    pub fn forget_seeds(&mut self, number: usize) {
+        self.members[number].peers().join.clear();
+    }
+
+    /// Waits until those that run say that these vote, and nobody else is a member.
+    pub async fn until_voters(&self, names: &[String]) {
+        let mut wanted: Vec<_> = names.iter().map(|name| (name.clone(), true)).collect();
+        wanted.sort();
+        let voted = async {
+            let mut look = tokio::time::interval(Duration::from_millis(10));
+            loop {
+                look.tick().await;
+                let running = self.members.iter().filter_map(|member| member.node.as_ref());
+                let mut rosters = running.map(|node| {
+                    let seats = node.roster().map(|roster| roster.seats).unwrap_or_default();
+                    let mut seats: Vec<_> = seats
+                        .into_values()
+                        .map(|seat| (seat.peer.name, seat.votes))
+                        .collect();
+                    seats.sort();
+                    seats
+                });
+                if rosters.all(|seats| seats == wanted) {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, voted).await.expect("they vote");
+    }
+
+    /// Waits until a node serves.
+    pub async fn until_ready(&self, number: usize) {
+        let ready = timeout(PATIENCE, self.node(number).ready()).await;
+        ready.expect("it serves in time").unwrap();
+    }
+
+    /// What a node has applied.
+    pub fn state(&self, number: usize) -> State {
+        self.node(number).applied().borrow().state.clone()
     }
 
     pub async fn revive(&mut self, number: usize) {
@@ -236,6 +383,95 @@ impl Cluster {
     }
 }
 
+fn peer(host: Ipv4Addr, number: usize) -> Peer {
+    Peer {
+        name: format!("n{number}"),
+        address: format!("{host}:{}", 8300 + number),
+    }
+}
+
+/// Somebody who writes key after key, and goes on whatever happens.
+pub struct Writer {
+    stop: watch::Sender<bool>,
+    acknowledged: watch::Receiver<usize>,
+    writing: JoinHandle<Written>,
+}
+
+/// What was acknowledged.
+pub struct Written {
+    prefix: String,
+    numbers: Vec<usize>,
+    /// The longest time between two acknowledgements.
+    pub longest_gap: Duration,
+}
+
+impl Writer {
+    /// Begins to write `PREFIX/0` and so on.
+    pub fn start(prefix: &str, registry: Arc<dyn Registry>) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let (tell, acknowledged) = watch::channel(0);
+        let prefix = prefix.to_owned();
+        let writing = tokio::spawn(async move {
+            let (mut numbers, mut longest_gap) = (Vec::new(), Duration::ZERO);
+            let mut last = Instant::now();
+            for number in 0.. {
+                if *stopped.borrow() {
+                    break;
+                }
+                let command = super::put(&format!("{prefix}/{number}"), number.to_string());
+                if registry.propose(&super::cx(), command).await.is_ok() {
+                    longest_gap = longest_gap.max(last.elapsed());
+                    last = Instant::now();
+                    numbers.push(number);
+                    tell.send_replace(numbers.len());
+                }
+            }
+            Written {
+                prefix,
+                numbers,
+                longest_gap,
+            }
+        });
+        Self {
+            stop,
+            acknowledged,
+            writing,
+        }
+    }
+
+    /// Waits until so many more are acknowledged.
+    pub async fn until_more(&self, count: usize) {
+        let mut acknowledged = self.acknowledged.clone();
+        let wanted = *acknowledged.borrow() + count;
+        let more = acknowledged.wait_for(|count| *count >= wanted);
+        timeout(PATIENCE, more)
+            .await
+            .expect("writes are acknowledged")
+            .unwrap();
+    }
+
+    pub async fn stop(self) -> Written {
+        self.stop.send_replace(true);
+        self.writing.await.unwrap()
+    }
+}
+
+impl Written {
+    /// Looks for all of it in a state.
+    pub fn are_in(&self, state: &State) {
+        for number in &self.numbers {
+            let key = format!("{}/{number}", self.prefix);
+            let row = GetKey(key.clone().into()).ask(state).value;
+            let value = row.map(|row| row.value.to_vec());
+            assert_eq!(
+                value,
+                Some(number.to_string().into_bytes()),
+                "{key} was acknowledged"
+            );
+        }
+    }
+}
+
 fn settings(path: PathBuf, peer: &Peer, founders: Vec<Peer>) -> NodeSettings {
     let mut settings = NodeSettings::new(NodeName::parse(&peer.name).unwrap(), path);
     settings.log = LogOptions {
@@ -247,6 +483,7 @@ fn settings(path: PathBuf, peer: &Peer, founders: Vec<Peer>) -> NodeSettings {
     settings.peers = Some(PeerSettings {
         port: PeerPort::At(peer.address.parse().unwrap()),
         founders,
+        join: Vec::new(),
     });
     settings
 }

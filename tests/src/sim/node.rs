@@ -114,6 +114,7 @@ impl Subject {
             settings.peers = Some(PeerSettings {
                 port: PeerPort::At((Ipv4Addr::UNSPECIFIED, PEER_PORT).into()),
                 founders: (1..=self.founders).map(peer).collect(),
+                join: Vec::new(),
             });
         }
         settings

@@ -57,6 +57,7 @@ impl Cluster {
                 peers: Some(PeerSettings {
                     port: PeerPort::At(peer.address.parse().unwrap()),
                     founders: peers.clone(),
+                    join: Vec::new(),
                 }),
                 ..NodeSettings::new(
                     NodeName::parse(&peer.name).unwrap(),

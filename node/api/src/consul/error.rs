@@ -298,6 +298,8 @@ fn registry_status(error: &registry::Error) -> StatusCode {
         registry::Error::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
         registry::Error::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
         registry::Error::Refused(rejection) => rejection_status(rejection),
+        registry::Error::NoMember(_) => StatusCode::NOT_FOUND,
+        registry::Error::Unsafe(_) => StatusCode::BAD_REQUEST,
         registry::Error::NoLeader
         | registry::Error::Unknown(_)
         | registry::Error::Deadline(_)

@@ -5,7 +5,7 @@ use spine_proto::v1::{self, members_server::Members};
 use tonic::{Request, Response, Status};
 
 use super::{Door, consistency, encode, reply};
-use crate::registry::{Context, Error};
+use crate::registry::{AdminCommand, AdminOutcome, Context, Error};
 
 #[tonic::async_trait]
 impl Members for Door {
@@ -27,6 +27,40 @@ impl Members for Door {
             &self.settings.version,
         )))
     }
+
+    async fn remove_member(
+        &self,
+        request: Request<v1::RemoveMemberRequest>,
+    ) -> Result<Response<v1::RemoveMemberResponse>, Status> {
+        let (cx, request) = self.open(request);
+        reply(remove_member(self, &cx, request).await)
+    }
+
+    async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {
+        let (cx, _) = self.open(request);
+        reply(leave(self, &cx).await)
+    }
+}
+
+async fn remove_member(
+    door: &Door,
+    cx: &Context,
+    request: v1::RemoveMemberRequest,
+) -> Result<v1::RemoveMemberResponse, Error> {
+    let command = AdminCommand::RemoveMember {
+        name: request.name.into(),
+        forced: request.force,
+    };
+    match door.registry.admin(cx, command).await? {
+        AdminOutcome::Removed { id } => Ok(v1::RemoveMemberResponse { id }),
+        other => unreachable!("a removal has no outcome {other:?}"),
+    }
+}
+
+async fn leave(door: &Door, cx: &Context) -> Result<v1::LeaveResponse, Error> {
+    let name = door.registry.status().name.to_string();
+    door.registry.admin(cx, AdminCommand::Leave).await?;
+    Ok(v1::LeaveResponse { name })
 }
 
 async fn list_members(door: &Door, cx: &Context) -> Result<v1::ListMembersResponse, Error> {

@@ -17,7 +17,7 @@ use super::Door;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What may be asked for: the server as a whole, and each service.
-const SERVICES: [&str; 10] = [
+const SERVICES: [&str; 11] = [
     "",
     "spine.v1.KV",
     "spine.v1.Catalog",

@@ -113,6 +113,18 @@ fn row(error: &Error) -> RejectionRow {
             "see the documentation of this release",
             false,
         ),
+        Error::NoMember(_) => (
+            "no_member",
+            "no server has this name",
+            "look at the list of members",
+            false,
+        ),
+        Error::Unsafe(_) => (
+            "unsafe",
+            "the cluster could not go on",
+            "do what the message says",
+            false,
+        ),
     };
     RejectionRow {
         code,
@@ -130,6 +142,8 @@ fn code(error: &Error) -> Code {
         Error::Deadline(_) => Code::DeadlineExceeded,
         Error::Overloaded { .. } => Code::ResourceExhausted,
         Error::Unsupported(_) => Code::Unimplemented,
+        Error::NoMember(_) => Code::NotFound,
+        Error::Unsafe(_) => Code::FailedPrecondition,
         Error::Refused(rejection) => code_of_rejection(rejection),
     }
 }

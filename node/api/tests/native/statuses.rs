@@ -50,6 +50,8 @@ fn errors() -> Vec<Error> {
         },
         Error::ShuttingDown,
         Error::Unsupported("checkpoints".into()),
+        Error::NoMember("n9".into()),
+        Error::Unsafe("n1 is the only voter".into()),
     ];
     errors.extend(
         [

@@ -1,4 +1,5 @@
-//! What a directory remembers of its founding: the file `founding`, written before anybody is told what stands in it.
+//! What a directory remembers of its founding, or of its coming to a cluster: the file `founding`, written before anybody
+//! is told what stands in it.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -10,6 +11,7 @@ use crate::{
     raft::{
         identity::{self, Identity},
         note::Note,
+        roster::Roster,
         wire,
     },
     world::{files::Files, rng::Rng},
@@ -25,6 +27,8 @@ pub(in crate::raft) struct Record {
     pub(in crate::raft) node: u64,
     /// The founding that it decided or took.
     pub(in crate::raft) founding: Option<Founding>,
+    /// The members of the cluster that took it in, itself among them.
+    pub(in crate::raft) joined: Option<Roster>,
     /// The log has been there: if it is not any more, it was lost.
     pub(in crate::raft) begun: bool,
 }
@@ -38,9 +42,11 @@ impl Record {
         };
         let message = RecordMessage::decode(bytes).map_err(|_| note.damaged())?;
         let founding = message.founding.map(wire::message_founding).transpose();
+        let joined = message.joined.map(wire::message_roster).transpose();
         Ok(Some(Self {
             node: message.node,
             founding: founding.map_err(|_| note.damaged())?,
+            joined: joined.map_err(|_| note.damaged())?,
             begun: message.begun,
             note,
         }))
@@ -52,15 +58,29 @@ impl Record {
             note: Note::new(files.clone(), directory, FILE),
             node: identity::draw_node(rng),
             founding: None,
+            joined: None,
             begun: false,
         };
         record.write()?;
         Ok(record)
     }
 
-    /// Who the directory is, by the founding.
+    /// Who the directory is, by the cluster that took it in or that it founded.
     pub(in crate::raft) fn identity(&self) -> Option<Identity> {
+        if let Some(roster) = &self.joined {
+            let cluster = roster.cluster;
+            return Some(Identity {
+                cluster,
+                node: self.node,
+            });
+        }
         self.founding.as_ref()?.identity(self.node)
+    }
+
+    /// Notes that a cluster took it in, durably.
+    pub(in crate::raft) fn join(&mut self, roster: Roster) -> io::Result<()> {
+        self.joined = Some(roster);
+        self.write()
     }
 
     /// Notes the founding, durably.
@@ -86,6 +106,7 @@ impl Record {
             node: self.node,
             founding: self.founding.as_ref().map(wire::founding_message),
             begun: self.begun,
+            joined: self.joined.as_ref().map(wire::roster_message),
         };
         self.note.write(&message.encode_to_vec())
     }
@@ -99,6 +120,8 @@ struct RecordMessage {
     founding: Option<proto::Founding>,
     #[prost(bool, tag = "3")]
     begun: bool,
+    #[prost(message, optional, tag = "4")]
+    joined: Option<proto::Roster>,
 }
 
 #[cfg(test)]
@@ -138,5 +161,21 @@ mod tests {
             (again.node, again.founding, again.begun),
             (record.node, Some(founding), true)
         );
+    }
+
+    #[test]
+    fn whom_a_cluster_took_in_is_a_node_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let files: Arc<dyn Files> = Arc::new(OsFiles);
+        let mut record = Record::make(&files, directory.path(), &OsRng).unwrap();
+        assert_eq!(record.identity(), None);
+        let identity = Identity {
+            cluster: ClusterId(7),
+            node: record.node,
+        };
+        let roster = Roster::alone(identity, Peer::default());
+        record.join(roster.clone()).unwrap();
+        let again = Record::read(&files, directory.path()).unwrap().unwrap();
+        assert_eq!((again.identity(), again.joined), (Some(identity), Some(roster)));
     }
 }

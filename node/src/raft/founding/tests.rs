@@ -35,8 +35,10 @@ fn says(me: &Founder) -> Introduction {
     Introduction {
         name: me.name.clone(),
         node: me.node,
+        address: String::new(),
         founders: me.founders.clone(),
         founding: me.founding.clone(),
+        roster: None,
     }
 }
 

@@ -1,0 +1,244 @@
+//! The members, changed: by this node while it leads, and otherwise by the leader, on its word.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use spine_api::Error;
+use spine_proto::internal::v1 as proto;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
+use tonic::Status;
+
+use super::{
+    decide::{self, Admission, Removal},
+    link::{self, Joined, Removed},
+};
+use crate::{
+    peer::Links,
+    raft::{Change, ChangeError, Composition, Consensus, ELECTION_TIMEOUT, Peer, identity::Identity, wire},
+};
+
+/// After "not now" it is tried again.
+const AGAIN: Duration = Duration::from_millis(100);
+/// Another server takes so long at most to take over from a leader that is to go.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(1);
+/// What would be unsafe is asked again for so long: a new leader has not heard everybody yet.
+const HEARD_WITHIN: Duration = ELECTION_TIMEOUT.saturating_mul(2);
+
+/// The members of this node's cluster, to be changed.
+pub struct Members {
+    consensus: Arc<Consensus>,
+    links: Arc<Links>,
+    identity: Identity,
+    boot_number: u64,
+    departure: Arc<Departure>,
+}
+
+impl fmt::Debug for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Members").field(&self.identity).finish()
+    }
+}
+
+/// How far this server has come on its way out of the cluster, by its own wish.
+#[derive(Debug)]
+pub struct Departure {
+    asked: AtomicBool,
+    left: watch::Sender<bool>,
+}
+
+impl Default for Departure {
+    fn default() -> Self {
+        Self {
+            asked: AtomicBool::new(false),
+            left: watch::Sender::new(false),
+        }
+    }
+}
+
+impl Departure {
+    /// Notes that the cluster has let this server go; whether it had asked for that.
+    pub fn is_over(&self) -> bool {
+        let asked = self.asked.load(Ordering::Relaxed);
+        if asked {
+            self.left.send_replace(true);
+        }
+        asked
+    }
+
+    /// Waits until this server has left.
+    pub async fn left(&self) {
+        let mut left = self.left.subscribe();
+        left.wait_for(|left| *left).await.expect("the sender is here");
+    }
+}
+
+impl Members {
+    /// Those whom `consensus` is about; this server is in this start.
+    pub fn new(consensus: Arc<Consensus>, links: Arc<Links>, identity: Identity, boot_number: u64) -> Self {
+        Self {
+            consensus,
+            links,
+            identity,
+            boot_number,
+            departure: Arc::default(),
+        }
+    }
+
+    /// This server's own way out.
+    pub fn departure(&self) -> Arc<Departure> {
+        self.departure.clone()
+    }
+
+    /// Takes a server in, or has the leader do so.
+    pub(super) async fn join(&self, request: proto::JoinRequest) -> Result<Joined, Status> {
+        let me = request.me.clone();
+        let peer = wire::message_server(me.ok_or_else(|| Status::invalid_argument("malformed server"))?);
+        if peer.name.is_empty() || peer.address.is_empty() || request.node_id == 0 {
+            return Err(Status::invalid_argument(
+                "a server has a name, an address and an id",
+            ));
+        }
+        if self.consensus.leads() {
+            return Ok(self.take_in(request.node_id, peer).await);
+        }
+        let leader = self.consensus.leader().borrow().clone();
+        Ok(match leader {
+            Some(leader) if leader.id != self.identity.node && !request.forwarded => {
+                let request = proto::JoinRequest {
+                    forwarded: true,
+                    ..request
+                };
+                let answer = link::ask_join(&self.links, &leader.peer_address, request).await;
+                answer.unwrap_or_else(|why| Joined::NotNow(format!("the leader, {}: {why}", leader.name)))
+            }
+            Some(_) => Joined::NotNow("another server leads by now".to_owned()),
+            None => Joined::NotNow("no leader is known".to_owned()),
+        })
+    }
+
+    /// Takes a server in as the leader.
+    async fn take_in(&self, node: u64, peer: Peer) -> Joined {
+        let admission = |seen: &Composition| match decide::admission(seen, node, &peer) {
+            Admission::Take(change) => Ok(change),
+            decided => Err(decided),
+        };
+        match self.consensus.change_members(admission).await {
+            Ok(Ok(()) | Err(Admission::Member)) => {
+                // What is committed is known a moment later.
+                let roster = self.consensus.roster(self.identity.cluster);
+                match roster.filter(|roster| roster.seat(node).is_some()) {
+                    Some(roster) => Joined::Member(roster),
+                    None => Joined::NotNow("it is being taken in".to_owned()),
+                }
+            }
+            Ok(Err(Admission::Refused(why))) | Err(ChangeError::Impossible(why)) => Joined::Refused(why),
+            Ok(Err(Admission::NameInUse(why))) => Joined::NameInUse(why),
+            Ok(Err(Admission::NotNow(why))) => Joined::NotNow(why),
+            Ok(Err(Admission::Take(_))) => unreachable!("what is to be taken is a change"),
+            Err(error) => Joined::NotNow(error.to_string()),
+        }
+    }
+
+    /// Removes a server, and gives its node id.
+    ///
+    /// # Errors
+    /// There is none of this name, it would be unsafe, or it was not done before the deadline.
+    pub async fn remove(&self, name: &str, forced: bool, deadline: Instant) -> Result<u64, Error> {
+        let roster = self.consensus.roster(self.identity.cluster);
+        let known = roster.and_then(|roster| {
+            let mut seats = roster.seats.into_iter();
+            seats.find_map(|(id, seat)| (seat.peer.name == name).then_some(id))
+        });
+        let (began, mut lost) = (Instant::now(), false);
+        loop {
+            let leader = self.consensus.leader().borrow().clone();
+            let removed = match &leader {
+                None => Ok(Removed::NotNow("no leader is known".to_owned())),
+                Some(leader) if leader.id == self.identity.node => {
+                    let removed = timeout_at(deadline, self.remove_here(name, forced)).await;
+                    removed.map_err(|_| "it was not committed in time".to_owned())
+                }
+                Some(leader) => {
+                    let me = (self.identity, self.boot_number);
+                    link::remove(&self.links, me, leader, name, forced).await
+                }
+            };
+            let why = match (removed, known) {
+                (Ok(Removed::Done(id)), _) => return Ok(id),
+                // The answer to an earlier attempt was lost.
+                (Ok(Removed::Unknown), Some(id)) if lost => return Ok(id),
+                (Ok(Removed::Unknown), _) => return Err(Error::NoMember(name.into())),
+                (Ok(Removed::Refused(why)), _) if began.elapsed() >= HEARD_WITHIN => {
+                    return Err(Error::Unsafe(why.into()));
+                }
+                (Ok(Removed::Refused(why) | Removed::NotNow(why)), _) => why,
+                (Err(why), _) => {
+                    lost = true;
+                    why
+                }
+            };
+            if Instant::now() + AGAIN >= deadline {
+                return Err(match leader {
+                    None if !lost => Error::NoLeader,
+                    _ => Error::Unknown(why.into()),
+                });
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Removes a server as the leader.
+    pub(super) async fn remove_here(&self, name: &str, forced: bool) -> Removed {
+        let mut going = 0;
+        let removal = |seen: &Composition| match decide::removal(seen, name, forced) {
+            Removal::Take(change, id) => {
+                going = id;
+                Ok::<Change, _>(change)
+            }
+            decided => Err(decided),
+        };
+        match self.consensus.change_members(removal).await {
+            Ok(Ok(())) => Removed::Done(going),
+            Ok(Err(Removal::Unknown)) => Removed::Unknown,
+            Ok(Err(Removal::Refused(why))) | Err(ChangeError::Impossible(why)) => Removed::Refused(why),
+            Ok(Err(Removal::NotNow(why))) => Removed::NotNow(why),
+            Ok(Err(Removal::HandOver)) => {
+                Removed::NotNow(match self.consensus.transfer(HAND_OVER_WITHIN).await {
+                    Ok(leader) => format!("{} leads now", leader.name),
+                    Err(error) => error.to_string(),
+                })
+            }
+            Ok(Err(Removal::Take(..))) => unreachable!("what is to be taken is a change"),
+            Err(error) => Removed::NotNow(error.to_string()),
+        }
+    }
+
+    /// Has this server leave; it is to end then.
+    ///
+    /// # Errors
+    /// As [`remove`](Self::remove).
+    pub async fn leave(&self, name: &str, deadline: Instant) -> Result<(), Error> {
+        self.departure.asked.store(true, Ordering::Relaxed);
+        // Whichever comes first: the leader's answer, or that the others have let it go.
+        let left = tokio::select! {
+            biased;
+            removed = self.remove(name, false, deadline) => removed.map(drop),
+            () = self.departure.left() => Ok(()),
+        };
+        match &left {
+            Ok(()) => drop(self.departure.is_over()),
+            Err(Error::Unknown(_)) => {}
+            Err(_) => self.departure.asked.store(false, Ordering::Relaxed),
+        }
+        left
+    }
+}
