@@ -164,7 +164,9 @@ impl Server {
         let (stopping, stop) = watch::channel(false);
         let ports = serve(ways_in, &doors, &config, &metrics, &stop);
 
-        let node = Node::start_waiting(settings, world.clone(), metrics.clone(), &waiting).await?;
+        // On the heap: it waits for many things, and whoever awaits it would hold room for all of them.
+        let node = Node::start_waiting(settings, world.clone(), metrics.clone(), &waiting);
+        let node = Box::pin(node).await?;
         let registry = node.registry();
         ready(&node, &*registry, &waiting).await?;
         ca::ensure_root(&*registry, &world, seal.as_ref()).await?;
