@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from hms_spine import SpineError, Unavailable
+from hms_spine import SpineError
 from hms_spine.serving import Rhythm
 
 from .conftest import AnySpine
@@ -70,9 +72,37 @@ def test_outlives_a_registry_that_is_away(spine: AnySpine, registry: Registry) -
 def test_a_registration_that_is_refused_is_told_at_once(spine: AnySpine, registry: Registry) -> None:
     with pytest.raises(SpineError, match="value is too long"), spine.serving("a", "http://h/" + "x" * 600):
         pytest.fail("not served")
+
+
+def test_does_not_wait_for_a_registry_that_is_away_at_its_start(spine: AnySpine, registry: Registry) -> None:
     registry.down = True
-    with pytest.raises(Unavailable), spine.serving("email-svc", URL):
-        pytest.fail("not served")
+    with spine.serving("email-svc", URL):
+        assert registry.services == {}
+        registry.down = False
+        until(lambda: registry.services and registry.keys.get(KEY))
+    assert registry.services == {}
+
+
+def test_a_repeat_under_way_does_not_bring_back_what_left(
+    spine: AnySpine, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repeats, left = threading.Event(), threading.Event()
+    honest = registry.answer
+
+    def slow(method: str, target: str, body: bytes) -> tuple[int, bytes]:
+        if f"{method} {target}" == BEAT and registry.requests.count(BEAT) == 1:
+            repeats.set()
+            left.wait(0.2)  # whoever leaves meanwhile has to wait for this repeat, so nobody does
+        answer = honest(method, target, body)
+        if target == "/v1/catalog/deregister":
+            left.set()
+        return answer
+
+    monkeypatch.setattr(registry, "answer", slow)
+    with spine.serving("email-svc", URL):
+        assert repeats.wait(30.0)
+    until(lambda: registry.requests.count(BEAT) >= 2)
+    assert registry.services == {}
 
 
 def test_repeats_itself_soon_twice_and_then_now_and_then() -> None:

@@ -41,6 +41,7 @@ def test_an_answer_without_an_index_is_asked_for_now_and_then() -> None:
 
 def test_after_failures_it_waits_longer_each_time_up_to_a_bound() -> None:
     watch = Watch("photo")
+    watch.answered(Answer(200, b"[]", 1))
     pauses = []
     for _ in range(20):
         watch.failed()

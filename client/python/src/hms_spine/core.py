@@ -59,7 +59,8 @@ class Spine:
         """`register` for the length of a `with` block, which a thread repeats, and `deregister` at its end.
 
         So a registry that lost its data learns the instance again. Without a `check`, the repeats are its sign of
-        life: if they stop, a registry that gives services a time to live lets the instance go.
+        life: if they stop, a registry that gives services a time to live lets the instance go. A registry that is away
+        at the beginning hears of it as soon as it is there; what it refuses is raised.
         """
 
         return Serving(self._transport, Registration(name, url, id, version, weight, check))

@@ -7,7 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from . import operations
-from .exceptions import SpineError
+from .exceptions import SpineError, Unavailable
 from .instance import Registration
 from .transport import Transport
 
@@ -54,11 +54,16 @@ class Serving:
         """Made by `Spine.serving`."""
         self._transport = transport
         self._registration = registration
+        self._rhythm = Rhythm()
         self._has_ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"hms_spine: {registration.name}", daemon=True)
 
     def __enter__(self) -> Serving:
-        self._transport.run(operations.register(self._registration))
+        try:
+            self._transport.run(operations.register(self._registration))
+        except Unavailable:
+            # A service need not wait for its registry: the thread goes on trying.
+            self._rhythm.failed()
         self._thread.start()
         return self
 
@@ -71,10 +76,9 @@ class Serving:
             self._transport.run(operations.deregister(self._registration.name, self._registration.url))
 
     def _beat(self) -> None:
-        rhythm = Rhythm()
-        while not self._has_ended.wait(rhythm.pause):
+        while not self._has_ended.wait(self._rhythm.pause):
             try:
                 self._transport.run(operations.repeat(self._registration))
-                rhythm.repeated()
+                self._rhythm.repeated()
             except SpineError:
-                rhythm.failed()
+                self._rhythm.failed()

@@ -7,7 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from .. import operations
-from ..exceptions import SpineError
+from ..exceptions import SpineError, Unavailable
 from ..instance import Registration
 from ..serving import Rhythm
 from .transport import Transport
@@ -20,10 +20,15 @@ class Serving:
         """Made by `Spine.serving`."""
         self._transport = transport
         self._registration = registration
+        self._rhythm = Rhythm()
         self._beating: tuple[asyncio.Event, asyncio.Task[None]] | None = None
 
     async def __aenter__(self) -> Serving:
-        await self._transport.run(operations.register(self._registration))
+        try:
+            await self._transport.run(operations.register(self._registration))
+        except Unavailable:
+            # A service need not wait for its registry: the task goes on trying.
+            self._rhythm.failed()
         has_ended = asyncio.Event()
         self._beating = (has_ended, asyncio.get_running_loop().create_task(self._beat(has_ended)))
         return self
@@ -41,13 +46,12 @@ class Serving:
             await self._transport.run(operations.deregister(self._registration.name, self._registration.url))
 
     async def _beat(self, has_ended: asyncio.Event) -> None:
-        rhythm = Rhythm()
         while not has_ended.is_set():
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(has_ended.wait(), rhythm.pause)
+                await asyncio.wait_for(has_ended.wait(), self._rhythm.pause)
                 break
             try:
                 await self._transport.run(operations.repeat(self._registration))
-                rhythm.repeated()
+                self._rhythm.repeated()
             except SpineError:
-                rhythm.failed()
+                self._rhythm.failed()
