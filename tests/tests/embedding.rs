@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What an embedder gets and the server's features bring no part of.
+/// What the server's features bring, and an embedder does without. (clap itself comes with openraft.)
 const NEVER: [&str; 6] = [
-    "clap",
+    "clap_complete",
     "toml",
     "askama",
     "rcgen",

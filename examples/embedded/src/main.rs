@@ -114,7 +114,7 @@ async fn found(directory: &Path) -> Result<Vec<Node>, Failure> {
     let mut nodes = Vec::new();
     for start in starts {
         let node = start.await??;
-        node.ready().await?;
+        node.ready().await.map_err(|why| why.to_string())?;
         nodes.push(node);
     }
     Ok(nodes)
