@@ -39,6 +39,9 @@ pub enum Error {
         /// The oldest index that is kept.
         oldest: u64,
     },
+    /// The lease that a lock or a leadership hangs on is lost, and they with it.
+    #[error("the lease was lost")]
+    LeaseLost,
     /// The client was built with something that can't be.
     #[error("{0}")]
     Config(String),

@@ -5,13 +5,28 @@ use spine_proto::v1::{self, key_range::Range, kv_client::KvClient};
 use tonic::transport::Channel;
 
 use crate::{
-    error::{Kind, Result},
+    error::{Failure, Kind, Result},
     pool::{Caller, MESSAGE_BYTES_MAX},
 };
 
 /// Keys and values.
 #[derive(Clone, Debug)]
 pub struct Kv(Caller);
+
+/// The keys of a range, page by page.
+#[derive(Debug)]
+pub struct Scan(tonic::Streaming<v1::ScanResponse>);
+
+impl Scan {
+    /// The next page; `None`: there are no more. The first comes also if the range is empty.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`](crate::Error::Unreachable) if the server went away: begin again.
+    pub async fn next(&mut self) -> Result<Option<v1::ScanResponse>> {
+        let told = self.0.message().await;
+        told.map_err(|status| Failure::of(&status, Kind::Read, "the server").error)
+    }
+}
 
 /// Some keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +112,20 @@ impl Kv {
         self.0.pool.call(Kind::Read, request, send).await
     }
 
+    /// Reads the keys of a range page by page, all of them as they were at one moment.
+    ///
+    /// # Errors
+    /// As every read.
+    pub async fn scan(&self, range: KeyRange) -> Result<Scan> {
+        let request = v1::ScanRequest {
+            range: Some(range.into()),
+            consistency: self.0.consistency(),
+            ..v1::ScanRequest::default()
+        };
+        let send = |channel, request| async move { client(channel).scan(request).await };
+        self.0.pool.call(Kind::Read, request, send).await.map(Scan)
+    }
+
     /// Counts the keys of a range.
     pub async fn count(&self, range: KeyRange) -> Result<u64> {
         let request = v1::CountRequest {
@@ -167,7 +196,7 @@ impl Kv {
     }
 }
 
-fn client(channel: Channel) -> KvClient<Channel> {
+pub(crate) fn client(channel: Channel) -> KvClient<Channel> {
     KvClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 

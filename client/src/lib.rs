@@ -29,12 +29,15 @@ mod catalog;
 mod error;
 mod health;
 mod kv;
+mod lease;
 mod limits;
+mod lock;
 mod members;
 mod pool;
 mod registration;
 pub mod resolver;
 mod session;
+mod txn;
 mod watch;
 
 use std::time::Duration;
@@ -47,10 +50,13 @@ pub use self::{
     catalog::Catalog,
     error::{Error, Refusal, Result},
     health::{CheckScope, Health},
-    kv::{Guard, KeyRange, Kv},
+    kv::{Guard, KeyRange, Kv, Scan},
+    lease::{Lease, LeaseId, LeaseLost, Leases},
+    lock::{Election, Leadership, Lock, LockGuard, Observer},
     members::Members,
     registration::Registration,
     resolver::{Resolver, ResolverBuilder},
+    txn::{Compare, Op, Txn},
     watch::{Batch, Topic, Watch, WatchRequest, WatchStream},
 };
 
@@ -63,6 +69,8 @@ pub struct Client {
     pub catalog: Catalog,
     /// Checks.
     pub health: Health,
+    /// Leases.
+    pub lease: Leases,
     /// The servers of the cluster.
     pub members: Members,
     /// What happens, as it happens.
@@ -108,6 +116,24 @@ impl Client {
         })
     }
 
+    /// A lock of this name: who waits is in order, who holds it has a fencing number.
+    ///
+    /// ```no_run
+    /// # async fn example(client: spine_client::Client) -> Result<(), spine_client::Error> {
+    /// let guard = client.lock("jobs/nightly").acquire().await?;
+    /// println!("it is our turn, number {}", guard.fence());
+    /// guard.release().await
+    /// # }
+    /// ```
+    pub fn lock(&self, name: impl Into<bytes::Bytes>) -> Lock {
+        Lock::new(self.kv.caller().clone(), name.into())
+    }
+
+    /// An election of this name: a lock whose holder says something of itself.
+    pub fn election(&self, name: impl Into<bytes::Bytes>) -> Election {
+        Election::new(self.kv.caller().clone(), name.into())
+    }
+
     /// The same client, whose reads take what the asked server has: they may be behind and need no leader.
     pub fn stale(&self) -> Self {
         Self::over(Caller {
@@ -121,6 +147,7 @@ impl Client {
             kv: Kv::new(caller.clone()),
             catalog: Catalog::new(caller.clone()),
             health: Health::new(caller.clone()),
+            lease: Leases::new(caller.clone()),
             members: Members::new(caller.clone()),
             watch: Watch::new(caller.clone()),
             admin: Admin::new(caller),

@@ -1,0 +1,295 @@
+//! Leases, kept alive in the background.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use spine_proto::v1::{self, lease_client::LeaseClient};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
+use tonic::transport::Channel;
+
+use crate::{
+    error::{Error, Kind, Result},
+    pool::{Caller, MESSAGE_BYTES_MAX, jittered},
+};
+
+/// After a renewal that failed, before the next is tried.
+const RENEW_PAUSE: Duration = Duration::from_millis(200);
+
+/// A lease's id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId([u8; 16]);
+
+impl LeaseId {
+    /// The id of these bytes, as answers have it; `None` unless there are 16.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    fn draw() -> Self {
+        Self(rand::random())
+    }
+}
+
+impl From<LeaseId> for Bytes {
+    fn from(LeaseId(id): LeaseId) -> Self {
+        Self::copy_from_slice(&id)
+    }
+}
+
+/// As etcd's clients write it: hexadecimal, without leading zeros.
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LeaseId({self})")
+    }
+}
+
+/// Leases: what must not outlive its owner hangs on one.
+#[derive(Clone, Debug)]
+pub struct Leases(Caller);
+
+impl Leases {
+    pub(crate) fn new(caller: Caller) -> Self {
+        Self(caller)
+    }
+
+    /// Makes a lease, and keeps it alive until the last clone of it is dropped. Servers raise what is below 2 s to that.
+    ///
+    /// # Errors
+    /// As every write. It may be tried again at will: a lease that nobody renews ends.
+    pub async fn grant(&self, ttl: Duration) -> Result<Lease> {
+        let id = LeaseId::draw();
+        let request = v1::LeaseGrantRequest {
+            id: id.into(),
+            ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1),
+            ..v1::LeaseGrantRequest::default()
+        };
+        let sent = Instant::now();
+        let send = |channel, request| async move { client(channel).grant(request).await };
+        // The id is new, so whoever asks again finds what the first attempt made.
+        let granted = self.0.pool.call(Kind::Read, request, send).await;
+        let ttl_ms = match granted {
+            Ok(v1::LeaseGrantResponse { ttl_ms, .. }) => ttl_ms,
+            Err(Error::Refused(refusal)) if refusal.code == "lease_exists" => self.renew(id).await?.ttl_ms,
+            Err(error) => return Err(error),
+        };
+        Ok(Lease::keep(self.clone(), id, Duration::from_millis(ttl_ms), sent))
+    }
+
+    /// Makes a lease with all that can be said about it, such as the checks that it hangs on. Nobody keeps it alive.
+    pub async fn grant_with(&self, request: v1::LeaseGrantRequest) -> Result<v1::LeaseGrantResponse> {
+        let send = |channel, request| async move { client(channel).grant(request).await };
+        self.0.pool.call(Kind::Write, request, send).await
+    }
+
+    /// Renews a lease.
+    ///
+    /// # Errors
+    /// A refusal with the code `unknown_lease`: it is over.
+    pub async fn renew(&self, id: LeaseId) -> Result<v1::LeaseRenewResponse> {
+        let request = v1::LeaseRenewRequest { id: id.into() };
+        let send = |channel, request| async move { client(channel).renew(request).await };
+        self.0.pool.call(Kind::Read, request, send).await
+    }
+
+    /// Ends a lease with all that hangs on it.
+    ///
+    /// # Errors
+    /// A refusal with the code `unknown_lease`: it is over.
+    pub async fn revoke(&self, id: LeaseId) -> Result<v1::LeaseRevokeResponse> {
+        let request = v1::LeaseRevokeRequest { id: id.into() };
+        let send = |channel, request| async move { client(channel).revoke(request).await };
+        self.0.pool.call(Kind::Write, request, send).await
+    }
+
+    /// Reads a lease; the answer's `lease` is absent if there is none.
+    pub async fn get(&self, id: LeaseId) -> Result<v1::LeaseGetResponse> {
+        let request = v1::LeaseGetRequest {
+            id: id.into(),
+            consistency: self.0.consistency(),
+        };
+        let send = |channel, request| async move { client(channel).get(request).await };
+        self.0.pool.call(Kind::Read, request, send).await
+    }
+
+    /// Every lease, by id: reads one page after another.
+    pub async fn list(&self) -> Result<Vec<v1::LeaseInfo>> {
+        let mut leases: Vec<v1::LeaseInfo> = Vec::new();
+        loop {
+            let request = v1::LeaseListRequest {
+                after: leases.last().map(|last| last.id.clone()).unwrap_or_default(),
+                consistency: self.0.consistency(),
+                ..v1::LeaseListRequest::default()
+            };
+            let send = |channel, request| async move { client(channel).list(request).await };
+            let page: v1::LeaseListResponse = self.0.pool.call(Kind::Read, request, send).await?;
+            leases.extend(page.leases);
+            if !page.more {
+                return Ok(leases);
+            }
+        }
+    }
+}
+
+fn client(channel: Channel) -> LeaseClient<Channel> {
+    LeaseClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Why a lease is no longer held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseLost {
+    /// The cluster says that it is over, or it was revoked here.
+    Ended,
+    /// It could not be renewed for its whole time to live: it may be over.
+    Unsure,
+}
+
+/// A lease that is kept alive. Clones are the same lease; when the last one is dropped it is no longer renewed, and it is
+/// revoked in the background, as far as that is possible.
+#[derive(Clone, Debug)]
+pub struct Lease(Arc<Kept>);
+
+#[derive(Debug)]
+struct Kept {
+    leases: Leases,
+    id: LeaseId,
+    lost: watch::Receiver<Option<LeaseLost>>,
+    keeping: JoinHandle<()>,
+    /// It was revoked: nothing is left to be done.
+    over: AtomicBool,
+}
+
+impl Lease {
+    fn keep(leases: Leases, id: LeaseId, ttl: Duration, sent: Instant) -> Self {
+        let (tell, lost) = watch::channel(None);
+        let keeper = Keeper {
+            leases: leases.clone(),
+            id,
+            ttl,
+            confirmed: sent,
+        };
+        let keeping = tokio::spawn(async move {
+            let lost = keeper.run().await;
+            tell.send_replace(Some(lost));
+        });
+        Self(Arc::new(Kept {
+            leases,
+            id,
+            lost,
+            keeping,
+            over: AtomicBool::new(false),
+        }))
+    }
+
+    /// Its id.
+    pub fn id(&self) -> LeaseId {
+        self.0.id
+    }
+
+    /// Why it is no longer held; `None`: it is.
+    pub fn is_lost(&self) -> Option<LeaseLost> {
+        if self.0.over.load(Ordering::Relaxed) {
+            return Some(LeaseLost::Ended);
+        }
+        *self.0.lost.borrow()
+    }
+
+    /// Waits until it is no longer held. What was done in its name must stop then: it may be another's turn.
+    ///
+    /// This is known before the cluster gives what hung on it to others, as long as the clocks of both go equally fast.
+    pub async fn lost(&self) -> LeaseLost {
+        let mut lost = self.0.lost.clone();
+        let told = lost.wait_for(Option::is_some).await;
+        told.ok().and_then(|told| *told).unwrap_or(LeaseLost::Ended)
+    }
+
+    /// Ends it with all that hangs on it. Clones find it lost.
+    ///
+    /// # Errors
+    /// As every write; it ends by itself then.
+    pub async fn revoke(self) -> Result<()> {
+        self.0.over.store(true, Ordering::Relaxed);
+        self.0.keeping.abort();
+        match self.0.leases.revoke(self.0.id).await {
+            Ok(_) => Ok(()),
+            Err(Error::Refused(refusal)) if refusal.code == "unknown_lease" => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.keeping.abort();
+        let is_over = self.over.load(Ordering::Relaxed) || *self.lost.borrow() == Some(LeaseLost::Ended);
+        if let (false, Ok(runtime)) = (is_over, tokio::runtime::Handle::try_current()) {
+            let (leases, id) = (self.leases.clone(), self.id);
+            runtime.spawn(async move { leases.revoke(id).await.map(drop) });
+        }
+    }
+}
+
+/// Renews a lease.
+struct Keeper {
+    leases: Leases,
+    id: LeaseId,
+    ttl: Duration,
+    /// When the renewal was sent that was answered last: the lease lives from then on for at least its time to live.
+    confirmed: Instant,
+}
+
+impl Keeper {
+    /// Until it is lost.
+    async fn run(mut self) -> LeaseLost {
+        loop {
+            sleep_until(self.confirmed + self.ttl / 3).await;
+            if let Some(lost) = self.renew().await {
+                return lost;
+            }
+        }
+    }
+
+    /// Renews it once, trying for as long as it lives.
+    async fn renew(&mut self) -> Option<LeaseLost> {
+        let ends = self.confirmed + self.ttl;
+        loop {
+            let sent = Instant::now();
+            let left = ends.saturating_duration_since(sent);
+            if left.is_zero() {
+                return Some(LeaseLost::Unsure);
+            }
+            let caller = &self.leases.0;
+            let leases = Leases(Caller {
+                pool: caller.pool.within(left.min(caller.pool.deadline())),
+                ..caller.clone()
+            });
+            match leases.renew(self.id).await {
+                Ok(renewed) => {
+                    self.confirmed = sent;
+                    self.ttl = Duration::from_millis(renewed.ttl_ms);
+                    return None;
+                }
+                Err(Error::Refused(refusal)) if refusal.code == "unknown_lease" => {
+                    return Some(LeaseLost::Ended);
+                }
+                Err(_) => sleep(jittered(RENEW_PAUSE).min(left)).await,
+            }
+        }
+    }
+}

@@ -1,0 +1,493 @@
+//! Locks and elections: who waits is in order, who holds has a fencing number.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, stream};
+use spine_proto::v1::{self, election_client::ElectionClient, lock_client::LockClient};
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Request, Streaming, transport::Channel};
+
+use crate::{
+    error::{Error, Failure, Kind, Next, Result},
+    lease::{Lease, LeaseId, LeaseLost, Leases},
+    pool::{Caller, MESSAGE_BYTES_MAX, jittered, longer},
+};
+
+/// The lease of a lock that is given none.
+const TTL_DEFAULT: Duration = Duration::from_secs(10);
+/// So long a server is asked to wait; then it is asked again.
+const WAIT_AT_ONCE: Duration = Duration::from_secs(30);
+/// An observer hears something at least every ten seconds; this much later it asks another server.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// A lock to be taken; see [`crate::Client::lock`].
+#[derive(Clone, Debug)]
+#[must_use = "a lock is taken by acquire"]
+pub struct Lock {
+    caller: Caller,
+    name: Bytes,
+    ttl: Duration,
+    lease: Option<Lease>,
+    wait: Option<Duration>,
+}
+
+impl Lock {
+    pub(crate) fn new(caller: Caller, name: Bytes) -> Self {
+        Self {
+            caller,
+            name,
+            ttl: TTL_DEFAULT,
+            lease: None,
+            wait: None,
+        }
+    }
+
+    /// If this process is gone, the lock is free after so long; 10 s unless told.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// The lock hangs on this lease, and ends with it; on one of its own unless told. A lease has one place in a queue: two
+    /// guards of one lock on one lease are one.
+    pub fn lease(mut self, lease: &Lease) -> Self {
+        self.lease = Some(lease.clone());
+        self
+    }
+
+    /// Waits at most so long; without end unless told.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = Some(wait);
+        self
+    }
+
+    /// Takes the lock, after all who came before. Dropping the future gives the place in the queue back.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] after [`wait`](Self::wait), [`Error::LeaseLost`], and as every write.
+    pub async fn acquire(self) -> Result<LockGuard> {
+        let name = String::from_utf8_lossy(&self.name).into_owned();
+        let guard = self.take().await?;
+        guard.ok_or_else(|| Error::Deadline(format!("the lock {name:?} is held by others")))
+    }
+
+    /// Takes the lock if it is free.
+    ///
+    /// # Errors
+    /// As every write.
+    pub async fn try_acquire(self) -> Result<Option<LockGuard>> {
+        self.wait(Duration::ZERO).take().await
+    }
+
+    /// Reads who holds it.
+    pub async fn holder(&self) -> Result<v1::LockHolderResponse> {
+        let request = v1::LockHolderRequest {
+            name: self.name.clone(),
+            consistency: self.caller.consistency(),
+        };
+        let send = |channel, request| async move { locks(channel).holder(request).await };
+        self.caller.pool.call(Kind::Read, request, send).await
+    }
+
+    async fn take(self) -> Result<Option<LockGuard>> {
+        let seat = Seat::new(self.caller, Of::Lock, self.name, self.lease, self.ttl).await?;
+        let fence = seat.wait(&Bytes::new(), self.wait).await?;
+        Ok(fence.map(|fence| LockGuard { seat, fence }))
+    }
+}
+
+/// A lock that is held. Dropped, it is given back in the background, as far as that is possible.
+#[derive(Debug)]
+#[must_use = "dropped, the lock is given back"]
+pub struct LockGuard {
+    seat: Seat,
+    fence: u64,
+}
+
+impl LockGuard {
+    /// The fencing number: greater than that of everybody who held the lock before. The resource that the lock guards
+    /// should refuse what comes with a lower one than it has seen, for a holder that was lost may not know it yet.
+    pub fn fence(&self) -> u64 {
+        self.fence
+    }
+
+    /// The lease that it hangs on.
+    pub fn lease(&self) -> &Lease {
+        &self.seat.lease
+    }
+
+    /// Waits until it is no longer held, as [`Lease::lost`].
+    pub async fn lost(&self) -> LeaseLost {
+        self.seat.lease.lost().await
+    }
+
+    /// Gives it back.
+    ///
+    /// # Errors
+    /// As every write; it is free when its lease ends then.
+    pub async fn release(self) -> Result<()> {
+        self.seat.leave().await
+    }
+}
+
+/// An election; see [`crate::Client::election`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Election {
+    lock: Lock,
+}
+
+impl Election {
+    pub(crate) fn new(caller: Caller, name: Bytes) -> Self {
+        Self {
+            lock: Lock::new(caller, name),
+        }
+    }
+
+    /// If this process is gone, another leads after so long; 10 s unless told.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.lock = self.lock.ttl(ttl);
+        self
+    }
+
+    /// The leadership hangs on this lease; on one of its own unless told.
+    pub fn lease(mut self, lease: &Lease) -> Self {
+        self.lock = self.lock.lease(lease);
+        self
+    }
+
+    /// Waits at most so long to be elected; without end unless told.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.lock = self.lock.wait(wait);
+        self
+    }
+
+    /// Waits to be the leader, after all who came before; `value` is what the leader says of itself, such as its
+    /// address. Dropping the future gives the place in the queue back.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] after [`wait`](Self::wait), [`Error::LeaseLost`], and as every write.
+    pub async fn campaign(self, value: impl Into<Bytes>) -> Result<Leadership> {
+        let Lock {
+            caller,
+            name,
+            ttl,
+            lease,
+            wait,
+        } = self.lock;
+        let shown = String::from_utf8_lossy(&name).into_owned();
+        let seat = Seat::new(caller, Of::Election, name, lease, ttl).await?;
+        match seat.wait(&value.into(), wait).await? {
+            Some(fence) => Ok(Leadership { seat, fence }),
+            None => Err(Error::Deadline(format!("others lead {shown:?}"))),
+        }
+    }
+
+    /// Reads who leads; the answer's `leader` is absent if nobody does.
+    pub async fn leader(&self) -> Result<v1::LeaderResponse> {
+        let request = v1::LeaderRequest {
+            name: self.lock.name.clone(),
+            consistency: self.lock.caller.consistency(),
+        };
+        let send = |channel, request| async move { elections(channel).leader(request).await };
+        self.lock.caller.pool.call(Kind::Read, request, send).await
+    }
+
+    /// Tells who leads, and then each change. If its server goes away it goes on at another one.
+    pub fn observe(&self) -> Observer {
+        Observer {
+            server: self.lock.caller.pool.preferred(),
+            caller: self.lock.caller.clone(),
+            name: self.lock.name.clone(),
+            told: None,
+            pause: None,
+            open: None,
+        }
+    }
+}
+
+/// The leadership of an election. Dropped, it is given up in the background, as far as that is possible.
+#[derive(Debug)]
+#[must_use = "dropped, the leadership is given up"]
+pub struct Leadership {
+    seat: Seat,
+    fence: u64,
+}
+
+impl Leadership {
+    /// The fencing number, as [`LockGuard::fence`].
+    pub fn fence(&self) -> u64 {
+        self.fence
+    }
+
+    /// The lease that it hangs on.
+    pub fn lease(&self) -> &Lease {
+        &self.seat.lease
+    }
+
+    /// Waits until it is lost, as [`Lease::lost`].
+    pub async fn lost(&self) -> LeaseLost {
+        self.seat.lease.lost().await
+    }
+
+    /// Changes what the leader says of itself.
+    ///
+    /// # Errors
+    /// [`Error::LeaseLost`] if it no longer leads, and as every write.
+    pub async fn proclaim(&self, value: impl Into<Bytes>) -> Result<()> {
+        let request = v1::ProclaimRequest {
+            name: self.seat.name.clone(),
+            lease: self.seat.lease.id().into(),
+            fence: self.fence,
+            value: value.into(),
+        };
+        let send = |channel, request| async move { elections(channel).proclaim(request).await };
+        let pool = &self.seat.caller.pool;
+        let answer: v1::ProclaimResponse = pool.call(Kind::Write, request, send).await?;
+        if answer.leads {
+            Ok(())
+        } else {
+            Err(Error::LeaseLost)
+        }
+    }
+
+    /// Gives it up.
+    ///
+    /// # Errors
+    /// As every write; another leads when its lease ends then.
+    pub async fn resign(self) -> Result<()> {
+        self.seat.leave().await
+    }
+}
+
+fn locks(channel: Channel) -> LockClient<Channel> {
+    LockClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+fn elections(channel: Channel) -> ElectionClient<Channel> {
+    ElectionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Of {
+    Lock,
+    Election,
+}
+
+/// A place in a queue, taken or about to be; dropped, it is given back.
+#[derive(Debug)]
+struct Seat {
+    caller: Caller,
+    of: Of,
+    name: Bytes,
+    lease: Lease,
+    /// The lease is for this place alone, and ends with it.
+    own: bool,
+    left: bool,
+}
+
+impl Seat {
+    async fn new(caller: Caller, of: Of, name: Bytes, lease: Option<Lease>, ttl: Duration) -> Result<Self> {
+        let own = lease.is_none();
+        let lease = match lease {
+            Some(lease) => lease,
+            None => Leases::new(caller.clone()).grant(ttl).await?,
+        };
+        Ok(Self {
+            caller,
+            of,
+            name,
+            lease,
+            own,
+            left: false,
+        })
+    }
+
+    /// Waits until it is the first; its fencing number, or `None` when the time is over.
+    async fn wait(&self, value: &Bytes, wait: Option<Duration>) -> Result<Option<u64>> {
+        let until = wait.map(|wait| Instant::now() + wait);
+        let mut pause = None;
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let at_once = left.map_or(WAIT_AT_ONCE, |left| left.min(WAIT_AT_ONCE));
+            let asked = tokio::select! {
+                biased;
+                _ = self.lease.lost() => return Err(Error::LeaseLost),
+                asked = self.ask(value, at_once) => asked,
+            };
+            let is_over = left.is_some_and(|left| left <= at_once);
+            match asked {
+                Ok((true, place)) => return Ok(Some(place.fence)),
+                Ok((false, _)) if is_over => return Ok(None),
+                Ok((false, _)) => pause = None,
+                Err(Error::Refused(refusal)) if refusal.code == "unknown_lease" => {
+                    return Err(Error::LeaseLost);
+                }
+                // While the lease lives the place does, and it is asked for again.
+                Err(error) if passes(&error) && !is_over => {
+                    let next = longer(pause);
+                    pause = Some(next);
+                    sleep(jittered(next)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Asks for the place, which may be done any number of times.
+    async fn ask(&self, value: &Bytes, wait: Duration) -> Result<(bool, v1::Place)> {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        // An attempt is given half of the time, so that there is some for another server.
+        let pool = self.caller.pool.within((wait + self.caller.pool.deadline()) * 2);
+        let (name, lease) = (self.name.clone(), self.lease.id().into());
+        let (is_first, place) = match self.of {
+            Of::Lock => {
+                let request = v1::LockAcquireRequest {
+                    name,
+                    lease,
+                    wait_ms,
+                    keep_place: true,
+                };
+                let send = |channel, request| async move { locks(channel).acquire(request).await };
+                let answer: v1::LockAcquireResponse = pool.call(Kind::Read, request, send).await?;
+                (answer.acquired, answer.place)
+            }
+            Of::Election => {
+                let request = v1::CampaignRequest {
+                    name,
+                    lease,
+                    value: value.clone(),
+                    wait_ms,
+                    keep_place: true,
+                };
+                let send = |channel, request| async move { elections(channel).campaign(request).await };
+                let answer: v1::CampaignResponse = pool.call(Kind::Read, request, send).await?;
+                (answer.elected, answer.place)
+            }
+        };
+        Ok((is_first, place.unwrap_or_default()))
+    }
+
+    async fn leave(mut self) -> Result<()> {
+        self.left = true;
+        if self.own {
+            return self.lease.clone().revoke().await;
+        }
+        release(&self.caller, self.name.clone(), self.lease.id()).await
+    }
+}
+
+/// Whether asking again may help.
+fn passes(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::NoLeader
+            | Error::Unknown(_)
+            | Error::Deadline(_)
+            | Error::Overloaded(_)
+            | Error::Unreachable(_)
+    )
+}
+
+/// Gives back the place of a lease in a queue; that of an election is no other.
+async fn release(caller: &Caller, name: Bytes, lease: LeaseId) -> Result<()> {
+    let request = v1::LockReleaseRequest {
+        name,
+        lease: lease.into(),
+    };
+    let send = |channel, request| async move { locks(channel).release(request).await };
+    let answer: Result<v1::LockReleaseResponse> = caller.pool.call(Kind::Read, request, send).await;
+    answer.map(drop)
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // A lease of its own is revoked when it is dropped, and the place goes with it.
+        if self.left || self.own {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (caller, name, lease) = (self.caller.clone(), self.name.clone(), self.lease.clone());
+            runtime.spawn(async move { release(&caller, name, lease.id()).await });
+        }
+    }
+}
+
+/// An observer of an election.
+#[derive(Debug)]
+pub struct Observer {
+    caller: Caller,
+    name: Bytes,
+    /// What was told last.
+    told: Option<v1::LeaderResponse>,
+    /// The place of the server that is asked.
+    server: usize,
+    pause: Option<Duration>,
+    open: Option<Streaming<v1::LeaderResponse>>,
+}
+
+impl Observer {
+    /// Waits for the next leader, or the next value of the same; at first, for the present one. `None`: nobody leads.
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// Those that trying again does not mend.
+    pub async fn next(&mut self) -> Result<Option<v1::Place>> {
+        loop {
+            match self.step().await {
+                Ok(Some(told)) => return Ok(told.leader),
+                Ok(None) => {}
+                Err(failure) if failure.next == Next::Again => {
+                    self.open = None;
+                    self.server += 1;
+                    let pause = longer(self.pause);
+                    self.pause = Some(pause);
+                    sleep(jittered(pause)).await;
+                }
+                Err(failure) => return Err(failure.error),
+            }
+        }
+    }
+
+    /// The same as a [`Stream`], which ends with its first error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Option<v1::Place>>> {
+        stream::unfold(Some(self), |this| async move {
+            let mut this = this?;
+            match this.next().await {
+                Ok(leader) => Some((Ok(leader), Some(this))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+
+    /// Reads one message, opening a stream first if there is none; `None` if it says what was told before.
+    async fn step(&mut self) -> Result<Option<v1::LeaderResponse>, Failure> {
+        let (channel, server) = self.caller.pool.server(self.server);
+        let Some(open) = &mut self.open else {
+            let mut request = Request::new(v1::ObserveRequest {
+                name: self.name.clone(),
+            });
+            self.caller.pool.authorize(&mut request);
+            let mut client = elections(channel);
+            let opening = client.observe(request);
+            let open = match timeout(self.caller.pool.deadline(), opening).await {
+                Ok(Ok(open)) => open.into_inner(),
+                Ok(Err(status)) => return Err(Failure::of(&status, Kind::Read, server)),
+                Err(_) => return Err(Failure::silence(Kind::Read, server)),
+            };
+            self.open = Some(open);
+            return Ok(None);
+        };
+        match timeout(SILENCE_MAX, open.message()).await {
+            Ok(Ok(Some(message))) => {
+                self.pause = None;
+                let told = self.told.replace(message.clone());
+                let is_news = told.is_none_or(|told| told.leader != message.leader);
+                Ok(is_news.then_some(message))
+            }
+            Ok(Ok(None)) | Err(_) => Err(Failure::silence(Kind::Read, server)),
+            Ok(Err(status)) => Err(Failure::of(&status, Kind::Read, server)),
+        }
+    }
+}
