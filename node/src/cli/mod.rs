@@ -5,6 +5,7 @@
 
 mod exit;
 mod kv;
+mod lease;
 mod members;
 mod print;
 mod rows;
@@ -35,6 +36,8 @@ pub enum ClientCommand {
     Leave(members::Leave),
     /// Read and write keys
     Kv(kv::Kv),
+    /// Make, renew and end leases
+    Lease(lease::Lease),
     /// Register, find and remove services
     Service(service::Service),
     /// Keep the state of the cluster in a file, and begin a cluster with it
@@ -138,6 +141,7 @@ async fn dispatch(
         ClientCommand::Members(members) => members.run(streams).await,
         ClientCommand::Leave(leave) => leave.run(streams).await,
         ClientCommand::Kv(kv) => kv.run(streams).await,
+        ClientCommand::Lease(lease) => lease.run(streams).await,
         ClientCommand::Service(service) => service.run(streams).await,
         ClientCommand::Snapshot(snapshot) => snapshot.run(streams).await,
         ClientCommand::Watch(watch) => watch.run(streams).await,
