@@ -240,9 +240,15 @@ impl Queue {
         return_forwarded(&mut self.renewals);
     }
 
-    /// Whether nothing waits and nothing will come.
+    /// Whether nothing waits, nothing will come, and nothing is on its way that might come back: entries of a leadership
+    /// that was handed over are answered under the next one.
     pub(super) fn is_done(&self) -> bool {
-        self.closed && self.commands.is_empty() && self.renewals.is_empty() && self.back.is_empty()
+        let on_their_way = self.back.sender_strong_count() > 1;
+        self.closed
+            && self.commands.is_empty()
+            && self.renewals.is_empty()
+            && self.back.is_empty()
+            && !on_their_way
     }
 
     fn push(&mut self, asked: Asked) {
