@@ -351,7 +351,11 @@ impl Cluster {
 
     /// Writes a checkpoint.
     pub async fn checkpoint(&self, number: usize) {
-        let cx = Context::new(Dialect::Internal);
+        // On a busy machine that takes longer than a request may.
+        let cx = Context {
+            deadline: Instant::now() + PATIENCE,
+            ..Context::new(Dialect::Internal)
+        };
         self.registry(number)
             .admin(&cx, AdminCommand::Checkpoint)
             .await
