@@ -1,7 +1,7 @@
 //! The state of a cluster in a file, and a new cluster that begins with it.
 //!
 //! A snapshot file holds a state as the checkpoints do, in the core's own chunks, under checksums of its own
-//! ([`file`]). [`read`] builds the state again and compares its digest; [`restore`] makes a data directory with it: that
+//! ([`mod@file`]). [`read`] builds the state again and compares its digest; [`restore`] makes a data directory with it: that
 //! of one server, whose cluster is a new one with an id of its own, so that nothing of the old one can be taken for a
 //! part of it. Index, revision and cluster time go on from where they were, so whoever watched or cached sees no number
 //! fall.

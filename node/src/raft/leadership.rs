@@ -168,7 +168,7 @@ impl Consensus {
         self.told.present_ms.store(time.0, Ordering::Relaxed);
     }
 
-    /// From now on this node campaigns when it hears of no leader: [`Gate::may_vote`](super::Gate::may_vote) has become
+    /// From now on this node campaigns when it hears of no leader: [`Gate::may_vote`] has become
     /// true.
     pub fn let_campaign(&self) {
         self.raft.runtime_config().elect(true);
