@@ -4,7 +4,6 @@
 //! `SPINE_STARVED_SECONDS` says for how long. Needs root: run by `cargo x faults`.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
-#![expect(clippy::print_stdout, reason = "its figures are part of what it shows")]
 
 use std::{
     fs,
@@ -100,7 +99,7 @@ impl Drop for Hungry {
 /// Instances with TTL checks, each renewed through one server three times in its TTL, and somebody who sees them end.
 struct Owners {
     runtime: Runtime,
-    owners: Vec<JoinHandle<Vec<Instant>>>,
+    renewing: Vec<JoinHandle<Vec<Instant>>>,
     ended: JoinHandle<Vec<String>>,
     over: Arc<AtomicBool>,
 }
@@ -124,11 +123,11 @@ impl Owners {
                 .register(registration.ttl_check(ttl(owner)));
             runtime.block_on(registered).unwrap();
         }
-        let owners = (0..OWNERS).map(|owner| {
+        let renewing = (0..OWNERS).map(|owner| {
             let client = clients[owner % SERVERS].clone();
             runtime.spawn(renew(client, owner, over.clone()))
         });
-        let owners: Vec<_> = owners.collect();
+        let renewing: Vec<_> = renewing.collect();
         wait::until_true("all owners pass", Duration::from_secs(30), || {
             let found = runtime.block_on(clients[0].catalog.resolve("owner"));
             found.is_ok_and(|found| found.targets.len() == OWNERS)
@@ -138,7 +137,7 @@ impl Owners {
         let ended = runtime.spawn(watch_ends(stream, over.clone()));
         Self {
             runtime,
-            owners,
+            renewing,
             ended,
             over,
         }
@@ -162,7 +161,7 @@ impl Owners {
             ended: ended.len(),
             ..Kept::default()
         };
-        for (owner, renewals) in self.owners.into_iter().enumerate() {
+        for (owner, renewals) in self.renewing.into_iter().enumerate() {
             let renewals = self.runtime.block_on(renewals).unwrap();
             let silence = renewals.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
             kept.renewals += renewals.len();
