@@ -51,9 +51,6 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 /// At a stop, the last checkpoint has so long to be written.
 const LAST_CHECKPOINT_WITHIN: Duration = Duration::from_mins(1);
 
-/// Another node takes so long at most to take over leadership that it is offered; usually a few milliseconds.
-const HAND_OVER_WITHIN: Duration = Duration::from_secs(1);
-
 /// What one node of several is told.
 #[derive(Clone, Debug)]
 pub struct PeerSettings {
@@ -359,7 +356,7 @@ impl Node {
     /// # Errors
     /// It doesn't lead, or nobody takes it.
     pub async fn hand_over(&self) -> Result<Leader, TransferError> {
-        self.consensus.transfer(HAND_OVER_WITHIN).await
+        self.consensus.transfer().await
     }
 
     /// The first index that its log holds, or would hold; what lies before is in the checkpoints.

@@ -28,8 +28,6 @@ use crate::{
 
 /// After "not now" it is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
-/// Another server takes so long at most to take over from a leader that is to go.
-const HAND_OVER_WITHIN: Duration = Duration::from_secs(1);
 /// What would be unsafe is asked again for so long: a new leader has not heard everybody yet.
 const HEARD_WITHIN: Duration = ELECTION_TIMEOUT.saturating_mul(2);
 
@@ -211,12 +209,10 @@ impl Members {
             Ok(Err(Removal::Unknown)) => Removed::Unknown,
             Ok(Err(Removal::Refused(why))) | Err(ChangeError::Impossible(why)) => Removed::Refused(why),
             Ok(Err(Removal::NotNow(why))) => Removed::NotNow(why),
-            Ok(Err(Removal::HandOver)) => {
-                Removed::NotNow(match self.consensus.transfer(HAND_OVER_WITHIN).await {
-                    Ok(leader) => format!("{} leads now", leader.name),
-                    Err(error) => error.to_string(),
-                })
-            }
+            Ok(Err(Removal::HandOver)) => Removed::NotNow(match self.consensus.transfer().await {
+                Ok(leader) => format!("{} leads now", leader.name),
+                Err(error) => error.to_string(),
+            }),
             Ok(Err(Removal::Take(..))) => unreachable!("what is to be taken is a change"),
             Err(error) => Removed::NotNow(error.to_string()),
         }

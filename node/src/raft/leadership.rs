@@ -26,6 +26,9 @@ use super::{
 };
 use crate::peer::Links;
 
+/// Another node takes so long at most to take over leadership that it is offered; usually a few milliseconds.
+const TAKEN_WITHIN: Duration = Duration::from_secs(1);
+
 /// The node that leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
@@ -175,7 +178,7 @@ impl Consensus {
     }
 
     /// Hands leadership to the voter whose log has come furthest, and waits until it leads.
-    pub async fn transfer(&self, within: Duration) -> Result<Leader, TransferError> {
+    pub async fn transfer(&self) -> Result<Leader, TransferError> {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let Some(replication) = metrics.replication else {
             return Err(TransferError::NotLeader);
@@ -198,7 +201,7 @@ impl Consensus {
             .await
             .map_err(|_| TransferError::Ended)?;
         let another = |leader: &Option<Leader>| leader.as_ref().is_some_and(|leader| leader.id != self.node);
-        match timeout(within, leader.wait_for(another)).await {
+        match timeout(TAKEN_WITHIN, leader.wait_for(another)).await {
             Ok(Ok(leader)) => leader.clone().ok_or(TransferError::Ended),
             Ok(Err(_)) => Err(TransferError::Ended),
             Err(_) => {
