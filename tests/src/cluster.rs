@@ -23,6 +23,8 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 pub struct Cluster {
     servers: Vec<Server>,
     founders: String,
+    /// What each server is told beside who and where it is.
+    flags: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -31,6 +33,8 @@ struct Server {
     places: Places,
     data: PathBuf,
     log: PathBuf,
+    /// It joins the others instead of founding a cluster with them.
+    joins: bool,
     child: Option<Child>,
 }
 
@@ -53,6 +57,7 @@ impl Cluster {
                 places: Places::free(),
                 data,
                 log: logs.join(format!("n{}.log", at + 1)),
+                joins: false,
                 child: None,
             })
             .collect();
@@ -63,13 +68,20 @@ impl Cluster {
         Self {
             founders: founders.join(","),
             servers,
+            flags: Vec::new(),
         }
     }
 
     /// A cluster below `place` that serves.
     pub fn start(place: &Path) -> Self {
+        Self::start_with(place, &[])
+    }
+
+    /// The same, each of whose servers has these flags, too.
+    pub fn start_with(place: &Path, flags: &[&str]) -> Self {
         let data = ["n1", "n2", "n3"].map(|name| place.join(name));
         let mut cluster = Self::new(data, place);
+        cluster.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         cluster.start_all();
         cluster
     }
@@ -89,6 +101,25 @@ impl Cluster {
     /// Starts a server, and doesn't wait for it.
     pub fn spawn(&mut self, at: usize) {
         let founders = self.founders.clone();
+        if self.servers[at].joins {
+            let others = self.servers.iter().enumerate().filter(|(other, _)| *other != at);
+            let others: Vec<_> = others.map(|(_, other)| other.places.peer.to_string()).collect();
+            self.launch(at, &["join", &others.join(",")]);
+        } else {
+            self.launch(at, &["serve", "--initial-cluster", &founders]);
+        }
+    }
+
+    /// Deletes the data of a server that doesn't run: it is to join the others when it is started again.
+    pub fn wipe(&mut self, at: usize) {
+        let server = &mut self.servers[at];
+        assert!(server.child.is_none(), "{} runs", server.name);
+        fs::remove_dir_all(&server.data).expect("the directory of a server that ran");
+        server.joins = true;
+    }
+
+    fn launch(&mut self, at: usize, how: &[&str]) {
+        let flags = self.flags.clone();
         let server = &mut self.servers[at];
         assert!(server.child.is_none(), "{} runs already", server.name);
         let output = File::options()
@@ -97,8 +128,9 @@ impl Cluster {
             .open(&server.log)
             .expect("a place for the log");
         let child = Command::new(spine_process::binary())
-            .args(["serve", "--governance", "open", "--name", &server.name])
-            .args(["--initial-cluster", &founders])
+            .args(how)
+            .args(flags)
+            .args(["--governance", "open", "--name", &server.name])
             .args(["--http-addr", &server.places.http.to_string()])
             .args(["--grpc-addr", &server.places.grpc.to_string()])
             .args(["--peer-addr", &server.places.peer.to_string()])

@@ -1,5 +1,5 @@
 //! Puts to a cluster of three servers by ever more clients, each of which sends its next put when the last one is
-//! answered: rate, latency, and what the servers' processors do for each put.
+//! answered: rate, latency, and what the servers' processors do for each put; with either engine of the log.
 
 use std::{
     sync::{
@@ -15,6 +15,8 @@ use tokio::task::JoinSet;
 
 use crate::{Done, load::Figures, server::Usage, table::Table};
 
+/// What keeps the servers' log.
+const ENGINES: [&str; 2] = ["segment", "sled"];
 const CLIENTS: [usize; 4] = [1, 10, 100, 1000];
 /// Clients share connections when there are more of them.
 const CONNECTIONS_MAX: usize = 99;
@@ -45,27 +47,38 @@ impl Cell {
     };
 }
 
-/// Measures each number of clients on a cluster of its own.
+/// Measures each engine, and each number of clients, on a cluster of its own. The engines take turns, so that what the
+/// machine does beside comes to both.
 pub(crate) fn measure(cell: &Cell) -> Done {
-    let mut table = Table::default();
+    let mut tables = ENGINES.map(|engine| (engine, Table::default()));
     for run in 1..=cell.runs {
         println!("run {run} of {}", cell.runs);
         for clients in CLIENTS {
-            let place = tempfile::tempdir()?;
-            let cluster = Cluster::start(place.path());
-            let (figures, cpu_seconds) =
-                tokio::runtime::Runtime::new()?.block_on(put(&cluster, clients, cell))?;
-            table.add(format!("{clients} clients: puts/s"), figures.rate());
-            table.add(format!("{clients} clients: p50, ms"), figures.percentile_ms(50));
-            table.add(format!("{clients} clients: p99, ms"), figures.percentile_ms(99));
-            table.add(
-                format!("{clients} clients: CPU of all servers per put, us"),
-                cpu_seconds * 1e6 / figures.count(),
-            );
+            for (engine, table) in &mut tables {
+                println!(" log in {engine}");
+                measure_one(engine, clients, cell, table)?;
+            }
         }
     }
-    println!(
-        "\n{SERVERS} servers, values of {VALUE_BYTES} bytes, new keys, clients spread over the servers\n{table}"
+    for (engine, table) in tables {
+        println!(
+            "\n{SERVERS} servers, log in {engine}, values of {VALUE_BYTES} bytes, new keys, clients spread over the \
+             servers\n{table}"
+        );
+    }
+    Ok(())
+}
+
+fn measure_one(engine: &str, clients: usize, cell: &Cell, table: &mut Table) -> Done {
+    let place = tempfile::tempdir()?;
+    let cluster = Cluster::start_with(place.path(), &["--log-engine", engine]);
+    let (figures, cpu_seconds) = tokio::runtime::Runtime::new()?.block_on(put(&cluster, clients, cell))?;
+    table.add(format!("{clients} clients: puts/s"), figures.rate());
+    table.add(format!("{clients} clients: p50, ms"), figures.percentile_ms(50));
+    table.add(format!("{clients} clients: p99, ms"), figures.percentile_ms(99));
+    table.add(
+        format!("{clients} clients: CPU of all servers per put, us"),
+        cpu_seconds * 1e6 / figures.count(),
     );
     Ok(())
 }
