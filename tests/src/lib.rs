@@ -4,6 +4,7 @@
 //! of others,
 //! [`tutorial`] reads the two texts that must run as they are printed; [`wait`] and [`http`] are their tools.
 //! [`disk`] is a disk in memory whose power fails, [`ext4`] a real one; [`crash`] knows what must be there afterwards.
+//! [`embedded`] builds the example of a program with its own registry.
 //! [`local_api`] is the native API on a registry in memory, in this process.
 //! [`trace`] is the ordered history of a simulation, by which two runs are compared.
 
@@ -11,6 +12,7 @@ pub mod cluster;
 pub mod compat;
 pub mod crash;
 pub mod disk;
+pub mod embedded;
 pub mod ext4;
 pub mod http;
 pub mod local_api;

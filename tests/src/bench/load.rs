@@ -31,6 +31,10 @@ impl Figures {
         Self { seconds, latencies }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.latencies.is_empty()
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52 calls")]
     pub(crate) fn count(&self) -> f64 {
         self.latencies.len() as f64

@@ -1,13 +1,23 @@
 //! `cargo x bench`: what a node costs and how long it takes, measured from outside on the real binary.
 //!
 //! Each figure is the median of several runs, with the least and the greatest. It judges nothing: machines differ,
-//! and a figure is worth something beside another from the same run. `--puts` measures puts to three servers instead,
-//! by ever more clients.
+//! and a figure is worth something beside another from the same run.
+//!
+//! | arguments | what is measured |
+//! |---|---|
+//! | | one server: starts, keys, a fleet that reports |
+//! | `--puts` | puts to three servers by ever more clients, with either engine of the log |
+//! | `--scale [--only keys\|install\|fanout]` | what three servers bear: see [`scale`] |
+//! | `--embedded` | what a registry adds to a program that carries it |
+//!
+//! `--quick` takes less time, and `--smoke` only tells whether it all goes through.
 
 #![expect(clippy::print_stdout, reason = "its figures are its output")]
 
+mod embedded;
 mod load;
 mod puts;
+mod scale;
 mod server;
 mod table;
 
@@ -62,26 +72,61 @@ impl Plan {
     };
 }
 
+/// How much of it is done.
+#[derive(Clone, Copy)]
+enum Size {
+    Whole,
+    Quick,
+    Smoke,
+}
+
+impl Size {
+    /// The plan for this size.
+    fn pick<T>(self, whole: T, quick: T, smoke: T) -> T {
+        match self {
+            Self::Whole => whole,
+            Self::Quick => quick,
+            Self::Smoke => smoke,
+        }
+    }
+}
+
 fn main() -> Done {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let (puts, rest): (Vec<_>, Vec<_>) = arguments
-        .iter()
-        .map(String::as_str)
-        .partition(|it| *it == "--puts");
-    let (plan, cell) = match rest[..] {
-        [] => (Plan::WHOLE, puts::Cell::WHOLE),
-        ["--quick"] => (Plan::QUICK, puts::Cell::QUICK),
-        ["--smoke"] => (Plan::SMOKE, puts::Cell::SMOKE),
-        _ => return Err(format!("{rest:?} is neither --quick nor --smoke").into()),
-    };
+    let mut arguments = arguments.iter().map(String::as_str).peekable();
+    let what = arguments.next_if(|it| ["--puts", "--scale", "--embedded"].contains(it));
+    let mut size = Size::Whole;
+    let mut parts = scale::Part::ALL.to_vec();
+    while let Some(argument) = arguments.next() {
+        match argument {
+            "--quick" => size = Size::Quick,
+            "--smoke" => size = Size::Smoke,
+            "--only" if what == Some("--scale") => {
+                let part = arguments.next().and_then(scale::Part::named);
+                parts = vec![part.ok_or("--only keys, install or fanout")?];
+            }
+            other => return Err(format!("{other:?} is not understood").into()),
+        }
+    }
     let provider = rustls::crypto::ring::default_provider();
     provider
         .install_default()
         .map_err(|_| "a TLS provider is there already")?;
-    if !puts.is_empty() {
-        return puts::measure(&cell);
+    match what {
+        Some("--puts") => {
+            use puts::Cell;
+            puts::measure(&size.pick(Cell::WHOLE, Cell::QUICK, Cell::SMOKE))
+        }
+        Some("--scale") => {
+            use scale::Plan;
+            scale::measure(&size.pick(Plan::WHOLE, Plan::QUICK, Plan::SMOKE), &parts)
+        }
+        Some("--embedded") => embedded::measure(),
+        _ => {
+            let plan = size.pick(Plan::WHOLE, Plan::QUICK, Plan::SMOKE);
+            tokio::runtime::Runtime::new()?.block_on(measure_all(&plan))
+        }
     }
-    tokio::runtime::Runtime::new()?.block_on(measure_all(&plan))
 }
 
 async fn measure_all(plan: &Plan) -> Done {

@@ -25,6 +25,8 @@ pub(crate) struct Server {
 pub(crate) struct Usage {
     pub(crate) cpu_seconds: f64,
     pub(crate) rss_mib: f64,
+    /// The most memory that it has held.
+    pub(crate) peak_mib: f64,
 }
 
 impl Server {
@@ -118,17 +120,19 @@ impl Usage {
             .filter_map(|&field| fields.get(field)?.parse::<u64>().ok())
             .sum();
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let rss = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .ok_or("no VmRSS")?;
-        let kib: f64 = rss.trim().trim_end_matches(" kB").parse()?;
+        let mib = |name: &str| -> Done<f64> {
+            let mut lines = status.lines();
+            let kib = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let kib = kib.ok_or_else(|| format!("no {name}"))?;
+            Ok(kib.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+        };
         let ticks_per_second = rustix::param::clock_ticks_per_second();
         #[expect(clippy::cast_precision_loss, reason = "ticks of one process")]
         let cpu_seconds = ticks as f64 / ticks_per_second as f64;
         Ok(Self {
             cpu_seconds,
-            rss_mib: kib / 1024.0,
+            rss_mib: mib("VmRSS")?,
+            peak_mib: mib("VmHWM")?,
         })
     }
 }

@@ -13,10 +13,26 @@ impl Table {
     pub(crate) fn add(&mut self, name: impl Into<String>, figure: f64) {
         let name = name.into();
         println!("  {name}: {}", short(figure));
-        match self.rows.iter_mut().find(|(row, _)| *row == name) {
-            Some((_, figures)) => figures.push(figure),
-            None => self.rows.push((name, vec![figure])),
-        }
+        self.row(name).push(figure);
+    }
+
+    /// Many figures of one kind, and in a row of its own what 99 of 100 of them are below.
+    pub(crate) fn add_all(&mut self, name: &str, mut figures: Vec<f64>) {
+        figures.sort_unstable_by(f64::total_cmp);
+        let place = (figures.len() * 99 / 100).min(figures.len().saturating_sub(1));
+        let Some(&p99) = figures.get(place) else { return };
+        println!("  {name}: {} figures", figures.len());
+        self.row(name.to_owned()).append(&mut figures);
+        self.add(format!("{name}, p99"), p99);
+    }
+
+    fn row(&mut self, name: String) -> &mut Vec<f64> {
+        let at = self.rows.iter().position(|(row, _)| *row == name);
+        let at = at.unwrap_or_else(|| {
+            self.rows.push((name, Vec::new()));
+            self.rows.len() - 1
+        });
+        &mut self.rows[at].1
     }
 }
 
@@ -40,9 +56,9 @@ impl fmt::Display for Table {
     }
 }
 
-/// About three digits.
+/// About three digits; counts as they are.
 fn short(figure: f64) -> String {
-    if figure >= 100.0 {
+    if figure >= 100.0 || figure.fract() == 0.0 {
         format!("{figure:.0}")
     } else {
         format!("{figure:.2}")

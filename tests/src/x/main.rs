@@ -11,7 +11,7 @@
 //! | `cargo x sim --seed N [--trace]`, `--seeds A..B` | one seed, or many: `tests/src/sim/options.rs` has the rest |
 //! | `cargo x sim --breaks [NAME…]` | whether it finds the defects planted in `tests/sim/breaks`, built one after another |
 //! | `cargo x ci` | all of it, and closes with the totals |
-//! | `cargo x bench [--quick]` | what a node costs, on the release build |
+//! | `cargo x bench [--quick]` | what a node costs, on the release build; `tests/src/bench/main.rs` has the rest |
 //!
 //! A stage that lacks its privilege or a component fails and says which. Nothing here skips: an ignored or skipped test
 //! counts as a failure, so a green run means that everything named above has run.

@@ -202,17 +202,21 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Vec<Stage> {
 }
 
 /// Whether the measurements go through at all, on the debug build.
-fn bench_smoke(workspace: &Workspace) -> Stage {
-    let mut run = in_root(
-        workspace,
-        ["run", "-p", "spine-tests", "--bin", "bench", "--", "--smoke"],
-    );
-    run.env("SPINE_BIN", binary(&workspace.target));
-    let mut build = in_root(workspace, ["build", "--bin", "spine"]);
-    Stage::prepared("bench, for errors", move || {
-        install::must(&mut build)?;
-        Ok(run)
-    })
+fn bench_smoke(workspace: &Workspace) -> [Stage; 2] {
+    let smoke = |name: &str, arguments: &[&str]| {
+        let mut run = in_root(workspace, ["run", "-p", "spine-tests", "--bin", "bench", "--"]);
+        run.args(arguments).arg("--smoke");
+        run.env("SPINE_BIN", binary(&workspace.target));
+        let mut build = in_root(workspace, ["build", "--bin", "spine"]);
+        Stage::prepared(name, move || {
+            install::must(&mut build)?;
+            Ok(run)
+        })
+    };
+    [
+        smoke("bench, for errors", &[]),
+        smoke("bench --scale, for errors", &["--scale"]),
+    ]
 }
 
 /// All of the above; of the measurements only whether they go through.
@@ -221,7 +225,7 @@ pub(crate) fn ci(workspace: &Workspace) -> Vec<Stage> {
     let stages = stages.into_iter().flat_map(|stages| stages(workspace));
     std::iter::once(system())
         .chain(stages)
-        .chain([bench_smoke(workspace)])
+        .chain(bench_smoke(workspace))
         .collect()
 }
 

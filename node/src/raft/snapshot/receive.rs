@@ -48,6 +48,8 @@ struct Partial {
     header: snapshot::Header,
     restore: snapshot::Restore,
     chunks: u64,
+    /// Bytes of them, unpacked.
+    bytes: u64,
     touched: Instant,
 }
 
@@ -103,12 +105,12 @@ impl Intake {
         let mut partial = timeout(SILENCE_MAX, self.partial.lock())
             .await
             .map_err(|_| Status::unavailable("another snapshot is on its way to this server"))?;
-        let state = collect(&mut partial, &announced, parts, answers).await?;
+        let (state, bytes) = collect(&mut partial, &announced, parts, answers).await?;
         // Nobody can go on with it any more, and it is large.
         drop(partial);
         let Announced { vote, meta, .. } = announced;
         self.write(&meta, &state, answers).await?;
-        tracing::info!(index = %state.index(), "a snapshot has come and is durable");
+        tracing::info!(index = %state.index(), bytes, "a snapshot has come and is durable");
         let snapshot = openraft::Snapshot {
             meta,
             snapshot: SnapshotData(state),
@@ -204,13 +206,13 @@ async fn prepare(server: &Answering, announced: &Announced) -> Result<Option<pro
     })
 }
 
-/// Collects the chunks, going on with what is there of the same snapshot.
+/// Collects the chunks, going on with what is there of the same snapshot. Gives the state, and bytes of the chunks.
 async fn collect(
     partial: &mut MutexGuard<'_, Option<Partial>>,
     announced: &Announced,
     parts: &mut Streaming<proto::SnapshotPart>,
     answers: &Answers,
-) -> Result<State, Status> {
+) -> Result<(State, u64), Status> {
     let same = |partial: &Partial| partial.meta == announced.meta && partial.header == announced.header;
     if !partial.as_ref().is_some_and(same) {
         **partial = Some(Partial::begin(announced)?);
@@ -227,6 +229,7 @@ async fn collect(
                     return Err(Status::data_loss(error.to_string()));
                 }
                 begun.chunks += u64::from(!chunk.is_empty());
+                begun.bytes += chunk.len() as u64;
                 begun.touched = Instant::now();
                 if said_at.elapsed() >= SAY_EVERY {
                     said_at = Instant::now();
@@ -238,8 +241,11 @@ async fn collect(
                 if chunks != whole.chunks {
                     return Err(malformed(Malformed("number of chunks")));
                 }
+                let bytes = whole.bytes;
                 let state = whole.restore.finish();
-                return state.map_err(|error| Status::data_loss(error.to_string()));
+                return state
+                    .map(|state| (state, bytes))
+                    .map_err(|error| Status::data_loss(error.to_string()));
             }
         }
     }
@@ -253,6 +259,7 @@ impl Partial {
             header: announced.header,
             restore: restore.map_err(|error| Status::failed_precondition(error.to_string()))?,
             chunks: 0,
+            bytes: 0,
             touched: Instant::now(),
         })
     }
