@@ -13,8 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::db::disk::Ext4;
 use crate::db::fake_clock::FakeClock;
+use crate::db::{self, disk::Ext4};
 use crate::net::{Host, Link, Network, Node, Partition};
 use crate::schedule::Kind;
 use crate::sealed;
@@ -91,6 +91,12 @@ pub fn examine(place: &Path) -> Findings {
             "libfaketime by LD_PRELOAD, set while it runs",
             &|| clock(place),
         ),
+        tried(Kind::Restart, "SIGTERM to a process kept by its id", &restart),
+        tried(
+            Kind::Membership,
+            "commands of the binary under test, wiped directories",
+            &|| membership(place),
+        ),
     ])
 }
 
@@ -100,6 +106,29 @@ fn require(holds: bool, otherwise: &str) -> io::Result<()> {
     } else {
         Err(io::Error::other(otherwise))
     }
+}
+
+fn restart() -> io::Result<String> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap 'kill $!; exit 0' TERM; sleep 60 & wait"]);
+    let mut child = command.spawn()?;
+    // It may not yet have said what it does with the signal.
+    std::thread::sleep(Duration::from_millis(200));
+    kill_process(Pid::from_child(&child), Signal::TERM)?;
+    let status = child.wait()?;
+    require(status.success(), "the signal was not the process's own to answer")?;
+    Ok(format!("ended in order, with {status}"))
+}
+
+fn membership(place: &Path) -> io::Result<String> {
+    let place = tempfile::tempdir_in(place)?;
+    let directory = place.path().join("data");
+    fs::create_dir_all(directory.join("deep"))?;
+    fs::remove_dir_all(&directory)?;
+    let help = Command::new(db::binary()?).args(["serve", "--help"]).output()?;
+    let knows = String::from_utf8_lossy(&help.stdout).contains("--join");
+    require(knows, "the binary under test knows no --join")?;
+    Ok("a directory was wiped, and servers can be told to join".to_owned())
 }
 
 fn kill() -> io::Result<String> {

@@ -59,7 +59,8 @@ struct Run {
     /// What the clients do, all at the same time
     #[arg(long, value_delimiter = ',', default_value = "register,set,watch,catalog")]
     workload: Vec<Workload>,
-    /// What is done to the cluster: `kill`, `pause`, `partition`, `power_cut`, `clock`; `none`: nothing
+    /// What is done to the cluster: `kill`, `pause`, `partition`, `power_cut`, `clock`, `restart`,
+    /// `membership`; `none`: nothing
     #[arg(long, value_delimiter = ',', default_value = "none")]
     fault: Vec<String>,
     /// How many nodes
@@ -94,7 +95,7 @@ struct Matrix {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "kill,pause,partition,power_cut,clock"
+        default_value = "kill,pause,partition,power_cut,clock,restart,membership"
     )]
     fault: Vec<String>,
     /// All workloads at the same time: a cell for each fault

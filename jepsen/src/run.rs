@@ -154,7 +154,8 @@ pub fn run(plan: &Plan) -> Result<Vec<Row>, Error> {
 
 /// What the nodes had on their disks is of use only where something went wrong, and large. Logs and histories stay.
 fn forget_data(plan: &Plan) -> io::Result<()> {
-    for node in Node::first(plan.nodes) {
+    let guests = u8::from(plan.faults.contains(&Kind::Membership));
+    for node in Node::first(plan.nodes + guests) {
         for entry in fs::read_dir(plan.directory.join(node.to_string()))? {
             let entry = entry?;
             let removed = if entry.file_type()?.is_dir() {
@@ -189,6 +190,7 @@ fn spec(plan: &Plan) -> Spec {
         nodes: plan.nodes,
         own_disks: plan.faults.contains(&Kind::PowerCut) || plan.without_flushes,
         own_clocks: plan.faults.contains(&Kind::Clock),
+        changes: plan.faults.contains(&Kind::Membership),
         without_flushes: plan.without_flushes,
         directory: plan.directory.clone(),
         seed: plan.seed,

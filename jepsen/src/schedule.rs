@@ -27,16 +27,22 @@ pub enum Kind {
     PowerCut,
     /// A wall clock jumps.
     Clock,
+    /// A process is asked to end, and started again: if it leads, another leads then.
+    Restart,
+    /// Servers join and go, and change places and addresses.
+    Membership,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Kill,
         Self::Pause,
         Self::Partition,
         Self::PowerCut,
         Self::Clock,
+        Self::Restart,
+        Self::Membership,
     ];
 
     /// Its name.
@@ -47,6 +53,8 @@ impl Kind {
             Self::Partition => "partition",
             Self::PowerCut => "power_cut",
             Self::Clock => "clock",
+            Self::Restart => "restart",
+            Self::Membership => "membership",
         }
     }
 }
@@ -123,6 +131,23 @@ pub enum Shape {
     Flapping(Target, Duration),
 }
 
+/// How the members change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It loses its disk and joins again under its name.
+    Replace(Target),
+    /// It leaves, and joins again as an empty one.
+    Leave(Target),
+    /// It is removed while it runs, and joins again as an empty one.
+    Remove(Target),
+    /// One more server joins, and is removed.
+    Visit,
+    /// It comes back under another address.
+    Move(Target),
+    /// All do, at once.
+    MoveAll,
+}
+
 /// What is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -144,6 +169,10 @@ pub enum Action {
     PowerCutAll,
     /// Its wall clock is wrong by so many seconds until the time is over.
     Clock(Target, i64),
+    /// It is asked to end, and started again when the time is over.
+    Restart(Target),
+    /// The members change; whether the leader is killed while one is taken in.
+    Members(Change, bool),
 }
 
 impl Action {
@@ -155,6 +184,21 @@ impl Action {
             Self::Partition(_) => Kind::Partition,
             Self::PowerCut(_) | Self::PowerCutAll => Kind::PowerCut,
             Self::Clock(..) => Kind::Clock,
+            Self::Restart(_) => Kind::Restart,
+            Self::Members(..) => Kind::Membership,
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replace(target) => write!(f, "wipe {target} and let it join again"),
+            Self::Leave(target) => write!(f, "let {target} leave, and join again"),
+            Self::Remove(target) => write!(f, "remove {target}, and let it join again"),
+            Self::Visit => f.write_str("let one more server join, and remove it"),
+            Self::Move(target) => write!(f, "give {target} another address"),
+            Self::MoveAll => f.write_str("give all other addresses"),
         }
     }
 }
@@ -181,6 +225,9 @@ impl fmt::Display for Action {
             }
             Self::PowerCut(target) => write!(f, "cut the power of {target}"),
             Self::PowerCutAll => f.write_str("cut the power of all"),
+            Self::Restart(target) => write!(f, "restart {target}"),
+            Self::Members(change, false) => change.fmt(f),
+            Self::Members(change, true) => write!(f, "{change}, and kill the leader meanwhile"),
             Self::Clock(target, seconds) => write!(f, "set the wall clock of {target} off by {seconds:+} s"),
         }
     }
@@ -304,6 +351,26 @@ impl Draw {
                 let offset = *OFFSETS.choose(&mut self.rng).expect("there are offsets");
                 (Action::Clock(self.target(), offset), self.between((2_000, 6_000)))
             }
+            Kind::Restart => (Action::Restart(self.target()), self.between((100, 2_000))),
+            Kind::Membership => {
+                let change = self.change();
+                let takes_in = !matches!(change, Change::Move(_) | Change::MoveAll);
+                let kill = takes_in && self.rng.random_range(0..3) == 0;
+                (Action::Members(change, kill), self.between((500, 3_000)))
+            }
+        }
+    }
+
+    fn change(&mut self) -> Change {
+        // Of one or two nodes none can be spared.
+        let chance = if self.nodes.len() < 3 { 7 } else { 0 };
+        match self.rng.random_range(chance..12) {
+            0..3 => Change::Replace(self.target()),
+            3..5 => Change::Leave(self.target()),
+            5..7 => Change::Remove(self.target()),
+            7..9 => Change::Visit,
+            9..11 => Change::Move(self.target()),
+            _ => Change::MoveAll,
         }
     }
 

@@ -15,7 +15,7 @@ use spine_jepsen::db::{self, Cluster, Spec};
 use spine_jepsen::fault::Fault;
 use spine_jepsen::nemesis::{Nemesis, Stop};
 use spine_jepsen::net::Node;
-use spine_jepsen::schedule::{Action, Schedule, Shape, Step, Target};
+use spine_jepsen::schedule::{Action, Change, Schedule, Shape, Step, Target};
 use spine_jepsen::sealed;
 
 /// The one node.
@@ -60,6 +60,10 @@ fn three_nodes_lose_nothing() {
             Action::KillAll,
             Action::PauseAll,
             Action::PowerCutAll,
+            Action::Restart(leader),
+            Action::Members(Change::Replace(leader), false),
+            Action::Members(Change::Visit, true),
+            Action::Members(Change::MoveAll, false),
         ],
     );
 }
@@ -86,6 +90,7 @@ fn played(nodes: u8, actions: &[Action], without_flushes: bool) -> (Vec<Fault>, 
         nodes,
         own_disks: true,
         own_clocks: true,
+        changes: true,
         without_flushes,
         directory: directory.path().to_owned(),
         seed: 1,

@@ -9,6 +9,7 @@ use super::{Around, Findings};
 use crate::{
     clock::Micros,
     history::{History, Sight, Workload},
+    schedule::Kind,
 };
 
 /// When the last fault is undone, somebody leads within this time.
@@ -21,7 +22,7 @@ pub const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 /// Checks the samples of the nodes, and of all workloads whether writes went on.
 pub fn check(history: &History, all: &BTreeMap<Workload, History>, around: Around<'_>) -> Findings {
     let mut findings = Findings::default();
-    check_falls(history, &mut findings);
+    check_falls(history, around, &mut findings);
     let over = history
         .sightings
         .iter()
@@ -36,8 +37,15 @@ pub fn check(history: &History, all: &BTreeMap<Workload, History>, around: Aroun
     findings
 }
 
-/// A node's term never falls, nor its index.
-fn check_falls(history: &History, findings: &mut Findings) {
+/// A node's term never falls, nor its index, unless another one takes its place: that begins anew.
+fn check_falls(history: &History, around: Around<'_>, findings: &mut Findings) {
+    let is_replaced = |node: &str, at: Micros| {
+        let mut changes = around
+            .faults
+            .iter()
+            .filter(|fault| fault.fault == Kind::Membership.name());
+        changes.any(|fault| fault.overlaps(at, at) && fault.nodes.iter().any(|touched| touched == node))
+    };
     let mut before: BTreeMap<&str, (u64, u64, Micros)> = BTreeMap::new();
     for sighting in &history.sightings {
         let Sight::Status {
@@ -47,6 +55,10 @@ fn check_falls(history: &History, findings: &mut Findings) {
             continue;
         };
         let (node, at) = (sighting.node.as_str(), sighting.at);
+        if is_replaced(node, at) {
+            before.remove(node);
+            continue;
+        }
         let (terms, indexes, when) = before.entry(node).or_insert((*term, *index, at));
         if term < terms {
             let detail = format!("{node}: from {terms} at {when} to {term} at {at}");

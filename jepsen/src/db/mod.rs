@@ -12,6 +12,7 @@ pub mod process;
 use std::env;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,10 @@ use process::{Data, Server};
 
 /// What cluster is wanted.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is something that a cluster has, or has not"
+)]
 pub struct Spec {
     /// The binary under test.
     pub binary: PathBuf,
@@ -33,6 +38,8 @@ pub struct Spec {
     pub own_disks: bool,
     /// Each node has a wall clock of its own, which can be set.
     pub own_clocks: bool,
+    /// Its members change: there is one more server, to join and to go.
+    pub changes: bool,
     /// Flushes do nothing (strace answers in the kernel's place): a planted defect, which power cuts have to show.
     pub without_flushes: bool,
     /// Where logs, disks and data are.
@@ -46,6 +53,10 @@ pub struct Spec {
 pub struct Cluster {
     // Before the network, so that processes end before their hosts do.
     servers: Vec<Server>,
+    /// One that is no member, but may become one for a while.
+    guest: Option<Server>,
+    /// The members are not the founders any more, or not where they were.
+    is_changed: bool,
     network: Network,
 }
 
@@ -70,9 +81,12 @@ impl Cluster {
         fs::create_dir_all(&spec.directory)?;
         let servers: io::Result<Vec<Server>> =
             Node::first(spec.nodes).map(|node| server(spec, node)).collect();
+        let guest = spec.changes.then(|| server(spec, Node(spec.nodes + 1)));
         let mut cluster = Self {
             servers: servers?,
-            network: Network::start(spec.nodes, spec.seed)?,
+            guest: guest.transpose()?,
+            is_changed: false,
+            network: Network::start(spec.nodes + u8::from(spec.changes), spec.seed)?,
         };
         let nodes = cluster.nodes();
         for node in &nodes {
@@ -110,18 +124,24 @@ impl Cluster {
 
     /// One of the nodes.
     pub fn server(&self, node: Node) -> &Server {
-        self.servers
-            .iter()
-            .find(|server| server.node() == node)
-            .expect("nodes are those of `Cluster::nodes`")
+        let mut all = self.servers.iter().chain(&self.guest);
+        all.find(|server| server.node() == node).expect(KNOWN)
     }
 
     /// The same, to end or start it.
     pub fn server_mut(&mut self, node: Node) -> &mut Server {
-        self.servers
-            .iter_mut()
-            .find(|server| server.node() == node)
-            .expect("nodes are those of `Cluster::nodes`")
+        let mut all = self.servers.iter_mut().chain(&mut self.guest);
+        all.find(|server| server.node() == node).expect(KNOWN)
+    }
+
+    /// The one more server, of a cluster whose members change.
+    pub fn guest(&self) -> Node {
+        self.guest.as_ref().expect("it was asked for").node()
+    }
+
+    /// From now on nodes are started to look for the others where they are, whatever the founders' list says.
+    pub fn begin_changes(&mut self) {
+        self.is_changed = true;
     }
 
     /// Starts a node that doesn't run.
@@ -129,10 +149,14 @@ impl Cluster {
     /// # Errors
     /// The process can't be started.
     pub fn start_node(&mut self, node: Node) -> io::Result<()> {
-        let server = self.servers.iter_mut().find(|server| server.node() == node);
-        server
-            .expect("nodes are those of `Cluster::nodes`")
-            .start(&self.network)
+        let others = self.servers.iter().filter(|server| server.node() != node);
+        let others: Vec<SocketAddr> = others.map(Server::peer).collect();
+        let mut all = self.servers.iter_mut().chain(&mut self.guest);
+        let server = all.find(|server| server.node() == node).expect(KNOWN);
+        if self.is_changed {
+            server.set_seeds(&others);
+        }
+        server.start(&self.network)
     }
 
     /// Waits until a node serves.
@@ -172,7 +196,7 @@ impl Cluster {
     /// The kernel doesn't tell about a child.
     pub fn mishaps(&mut self) -> io::Result<Vec<String>> {
         let mut mishaps = Vec::new();
-        for server in &mut self.servers {
+        for server in self.servers.iter_mut().chain(&mut self.guest) {
             mishaps.extend(server.new_panics());
             if let Some(status) = server.ended_by_itself()? {
                 let (node, said) = (server.node(), server.last_words(20));
@@ -187,12 +211,14 @@ impl Cluster {
     /// # Errors
     /// A process can't be signalled.
     pub fn stop(&mut self) -> io::Result<()> {
-        for server in &mut self.servers {
+        for server in self.servers.iter_mut().chain(&mut self.guest) {
             server.stop(STOPPED_WITHIN)?;
         }
         Ok(())
     }
 }
+
+const KNOWN: &str = "nodes are those of `Cluster::nodes`, and the guest";
 
 /// Between two looks whether a node that is waited for still runs.
 const LOOK: Duration = Duration::from_millis(500);

@@ -24,6 +24,12 @@ pub struct Server {
     binary: PathBuf,
     /// Founders, this one among them; empty: a server of its own.
     initial_cluster: String,
+    /// Where others are whose cluster it joins, or comes back to; empty: it goes by the founders.
+    seeds: String,
+    /// Where the others reach it; it may move.
+    peer_port: u16,
+    /// Others may join it.
+    is_open: bool,
     data: Data,
     clock: Option<FakeClock>,
     without_flushes: bool,
@@ -67,6 +73,9 @@ impl Server {
             } else {
                 founders.join(",")
             },
+            seeds: String::new(),
+            peer_port: PEER,
+            is_open: spec.changes || !is_alone,
             data,
             clock,
             without_flushes: spec.without_flushes,
@@ -89,6 +98,44 @@ impl Server {
     /// The native gRPC API.
     pub fn grpc(&self) -> SocketAddr {
         address(self.node, GRPC)
+    }
+
+    /// Where the other nodes reach it.
+    pub fn peer(&self) -> SocketAddr {
+        address(self.node, self.peer_port)
+    }
+
+    /// From its next start on the others reach it elsewhere.
+    pub fn move_elsewhere(&mut self) {
+        self.peer_port += 1;
+    }
+
+    /// From its next start on it looks for the others at these addresses.
+    pub(super) fn set_seeds(&mut self, seeds: &[SocketAddr]) {
+        let seeds: Vec<String> = seeds.iter().map(SocketAddr::to_string).collect();
+        self.seeds = seeds.join(",");
+    }
+
+    /// Its data is lost.
+    ///
+    /// # Errors
+    /// It runs, or the disk fails.
+    pub fn wipe(&self) -> io::Result<()> {
+        if self.child.is_some() {
+            return Err(io::Error::other(format!("{} runs", self.node)));
+        }
+        match fs::remove_dir_all(self.data_dir()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        match &self.data {
+            // Not the mount point itself, where ext4 has its `lost+found`.
+            Data::Disk(disk) => disk.path().join("data"),
+            Data::Directory(directory) => directory.clone(),
+        }
     }
 
     /// Its disk, if it has one of its own.
@@ -120,23 +167,21 @@ impl Server {
     }
 
     fn command(&self) -> Command {
-        let data_dir = match &self.data {
-            // Not the mount point itself, where ext4 has its `lost+found`.
-            Data::Disk(disk) => disk.path().join("data"),
-            Data::Directory(directory) => directory.clone(),
-        };
         let mut command = self.program();
         command
             .args(["serve", "--governance", "open"])
             .args(["--name", &self.node.to_string()])
             .arg("--data-dir")
-            .arg(data_dir)
+            .arg(self.data_dir())
             .args(["--http-addr", &self.http().to_string()])
             .args(["--grpc-addr", &self.grpc().to_string()]);
-        if !self.initial_cluster.is_empty() {
-            command
-                .args(["--peer-addr", &address(self.node, PEER).to_string()])
-                .args(["--initial-cluster", &self.initial_cluster]);
+        if self.is_open {
+            command.args(["--peer-addr", &self.peer().to_string()]);
+        }
+        if !self.seeds.is_empty() {
+            command.args(["--join", &self.seeds]);
+        } else if !self.initial_cluster.is_empty() {
+            command.args(["--initial-cluster", &self.initial_cluster]);
         }
         if let Some(clock) = &self.clock {
             command.envs(clock.environment());
@@ -176,6 +221,18 @@ impl Server {
             self.child = None;
         }
         Ok(ended)
+    }
+
+    /// Waits until it has ended by itself; `None`: it runs on.
+    pub fn await_end(&mut self, within: Duration) -> io::Result<Option<ExitStatus>> {
+        let start = Instant::now();
+        loop {
+            let ended = self.ended_by_itself()?;
+            if ended.is_some() || start.elapsed() > within {
+                return Ok(ended);
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Ends it as the kernel does, without a word. Gives what it ended with; `None` if it didn't run.

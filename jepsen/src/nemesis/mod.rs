@@ -4,12 +4,13 @@
 //! that ended by a signal, packets that were dropped, a clock that shows another time. A fault that leaves no such trace is
 //! written down without evidence, and whatever the checkers find, the run says nothing about it.
 //!
-//! [`process`] ends processes and lets them stand still, [`partition`] drops packets, [`power`] cuts power while
+//! [`process`] ends processes and lets them stand still, [`membership`] changes who they are, [`partition`] drops packets, [`power`] cuts power while
 //! [`ballast`] sees to it that there is something to lose, and [`wall_clock`] sets clocks.
 //!
 //! All of it is one thread that blocks: what is done to the cluster is done in one order, which can be written down.
 
 mod ballast;
+mod membership;
 mod partition;
 mod power;
 mod process;
@@ -128,6 +129,8 @@ impl<'a> Nemesis<'a> {
                 self.cut_power(&[node], step.lasts)
             }
             Action::PowerCutAll => self.cut_power(&self.cluster.nodes(), step.lasts),
+            Action::Restart(target) => self.restart(self.resolve(*target), step.lasts),
+            Action::Members(change, kill) => self.change_members(*change, *kill, step.lasts),
             Action::Clock(target, seconds) => self.set_clock(self.resolve(*target), *seconds, step.lasts),
         }
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::{Bite, Nemesis, all, list};
+use crate::db::STOPPED_WITHIN;
 use crate::net::Node;
 
 impl Nemesis<'_> {
@@ -38,6 +39,26 @@ impl Nemesis<'_> {
             nodes: vec![node],
             cut_off: vec![node],
             evidence: all(evidence),
+        })
+    }
+
+    /// Asks a node to end, as before a change of its binary, and starts it again. One that leads hands over before.
+    pub(super) fn restart(&mut self, node: Node, lasts: Duration) -> io::Result<Bite> {
+        let led = self.cluster.leader() == Some(node);
+        let ended = self.cluster.server_mut(node).stop(STOPPED_WITHIN)?;
+        let in_order = ended.is_some_and(|status| status.success());
+        if !in_order {
+            self.incidents
+                .push(format!("{node} was asked to end, and ended with {ended:?}"));
+        }
+        thread::sleep(lasts);
+        self.bring_back(&[node])?;
+        let what = if led { ", which led, " } else { " " };
+        Ok(Bite {
+            detail: format!("restart {node}"),
+            nodes: vec![node],
+            cut_off: vec![node],
+            evidence: in_order.then(|| format!("{node}{what}ended in order")),
         })
     }
 
