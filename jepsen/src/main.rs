@@ -89,7 +89,11 @@ struct Run {
 #[derive(Debug, Args)]
 struct Matrix {
     /// Only these workloads
-    #[arg(long, value_delimiter = ',', default_value = "register,set,watch,catalog")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "register,set,watch,catalog,append,lock,lease,backup"
+    )]
     workload: Vec<Workload>,
     /// Only these faults
     #[arg(

@@ -73,7 +73,7 @@ pub struct Row {
     pub faults: usize,
     /// Of these, faults that bit.
     pub bitten: usize,
-    /// 99 of 100 answered operations took no longer, blocking queries apart.
+    /// 99 of 100 answered operations took no longer, what waits apart: blocking queries, and for locks; and snapshots.
     pub p99_ms: f64,
     /// The longest time without an acknowledged change; `None` where clients don't change things all the time.
     pub gap_s: Option<f64>,
@@ -113,8 +113,8 @@ fn row(asked: &Asked, workload: Workload, history: &History, faults: &[Fault], f
     let (verdict, why) = verdict(asked, proves, faults, findings);
     let changes = changes(operations);
     let is_busy = match workload {
-        Workload::Register | Workload::Set | Workload::Watch => true,
-        Workload::Catalog | Workload::Cluster => false,
+        Workload::Register | Workload::Set | Workload::Watch | Workload::Append | Workload::Backup => true,
+        Workload::Catalog | Workload::Cluster | Workload::Lock | Workload::Lease => false,
     };
     Row {
         workload,
@@ -174,9 +174,9 @@ fn changes(operations: &[Operation]) -> Vec<Micros> {
 }
 
 fn p99(operations: &[Operation]) -> Duration {
-    let answered = operations
-        .iter()
-        .filter(|one| one.answer().is_some() && !matches!(one.call, Call::Block { .. }));
+    let answered = operations.iter().filter(|one| {
+        one.answer().is_some() && !matches!(one.call, Call::Block { .. } | Call::Acquire { .. })
+    });
     let mut took: Vec<_> = answered.map(|one| one.end.since(one.start)).collect();
     took.sort_unstable();
     took.get(took.len().saturating_sub(1) * 99 / 100)

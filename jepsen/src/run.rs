@@ -154,6 +154,10 @@ pub fn run(plan: &Plan) -> Result<Vec<Row>, Error> {
 
 /// What the nodes had on their disks is of use only where something went wrong, and large. Logs and histories stay.
 fn forget_data(plan: &Plan) -> io::Result<()> {
+    let backups = plan.directory.join(workload::BACKUPS);
+    if backups.exists() {
+        fs::remove_dir_all(backups)?;
+    }
     let guests = u8::from(plan.faults.contains(&Kind::Membership));
     for node in Node::first(plan.nodes + guests) {
         for entry in fs::read_dir(plan.directory.join(node.to_string()))? {
@@ -207,7 +211,7 @@ fn work(
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let clock = Clock::start();
     let recorder = Recorder::create(&plan.directory.join("history.jsonl"), clock)?;
-    let (context, stop) = Context::new(recorder.clone(), endpoints, plan.rate, plan.seed);
+    let (context, stop) = Context::new(recorder.clone(), endpoints, plan.rate, plan.seed, &plan.directory);
     let workloads = plan.workloads.iter().copied().chain([Workload::Cluster]);
     let running: Vec<Running> = {
         let _inside = runtime.enter();

@@ -184,10 +184,16 @@ impl<'a> Ledger<'a> {
             }
         }
         for sighting in &self.history.sightings {
-            if let Sight::WatchBatch { events, .. } = &sighting.sight {
-                for event in events {
-                    self.see_event(event, findings);
-                }
+            let (rows, events): (&[Row], &[KeyEvent]) = match &sighting.sight {
+                Sight::WatchBatch { events, .. } => (&[], events),
+                Sight::Restored { rows, told, .. } => (rows, told.as_deref().unwrap_or_default()),
+                _ => continue,
+            };
+            for row in rows {
+                self.see(row, findings);
+            }
+            for event in events {
+                self.see_event(event, findings);
             }
         }
     }

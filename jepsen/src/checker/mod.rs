@@ -6,14 +6,21 @@
 //! any order that explains the answers, key by key. A run must satisfy both.
 //!
 //! The others: [`set`] (nothing added is lost), [`watch`] (every change told, once, in order), [`blocking`] (who waits is
-//! woken, and only then), [`catalog`] (the dead leave in time, the living never do), [`cluster`] (terms and indexes never
-//! fall, all heals).
+//! woken, and only then), [`catalog`] (the dead leave in time, the living never do), [`append`] (transactions are strictly
+//! serializable), [`lock`] (one holder, and numbers that rise), [`lease`] (not early, not late, and all at once), [`backup`] (what is restored
+//! is what there was), [`cluster`]
+//! (terms and indexes never fall, all heals).
 
+pub mod append;
+pub mod backup;
 pub mod blocking;
 pub mod catalog;
 pub mod cluster;
+pub mod graph;
+pub mod lease;
 pub mod ledger;
 pub mod linearizable;
+pub mod lock;
 pub mod model;
 pub mod order;
 pub mod register;
@@ -122,6 +129,10 @@ pub fn check(histories: &BTreeMap<Workload, History>, around: Around<'_>) -> BTr
             Workload::Set => set::check(history),
             Workload::Watch => watch::check_all(history, around),
             Workload::Catalog => catalog::check(history, around),
+            Workload::Append => append::check(history),
+            Workload::Lock => lock::check(history),
+            Workload::Lease => lease::check(history, around),
+            Workload::Backup => backup::check(history),
             Workload::Cluster => cluster::check(history, histories, around),
         };
         (*workload, findings)

@@ -95,10 +95,19 @@ impl Consul {
                     .await
             }
             Call::Passing { service, stale } => self.passing(service, *stale).await,
+            Call::Transact(transaction) => self.transact(transaction).await,
+            Call::Save { .. } => Err(Failure::Fail("snapshots are the native API's".to_owned())),
+            Call::Grant { .. }
+            | Call::Renew { .. }
+            | Call::Revoke { .. }
+            | Call::Alive { .. }
+            | Call::Attach { .. }
+            | Call::Acquire { .. }
+            | Call::Release { .. } => self.hold(call).await,
         }
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http
             .request(method, format!("{}{path}", self.base))
             .timeout(self.deadline)
@@ -110,7 +119,7 @@ impl Consul {
         Ok((index, rows(status, &body)?))
     }
 
-    async fn put(&self, path: &str, value: String) -> Result<Out, Failure> {
+    pub(super) async fn put(&self, path: &str, value: String) -> Result<Out, Failure> {
         let body = success(answer(self.request(Method::PUT, path).body(value)).await?)?;
         let done = truth(&body)?;
         Ok(Out::Written { done, index: None })
@@ -190,13 +199,13 @@ struct Service {
 }
 
 /// What is asked of reads.
-fn mode(stale: bool) -> &'static str {
+pub(super) fn mode(stale: bool) -> &'static str {
     if stale { "stale" } else { "consistent" }
 }
 
 /// Sends a request. What came back is told as it is if it is an answer to what was asked (2xx, and 404 for what is not
 /// there); all else is a failure.
-async fn answer(request: RequestBuilder) -> Result<(StatusCode, Option<u64>, String), Failure> {
+pub(super) async fn answer(request: RequestBuilder) -> Result<(StatusCode, Option<u64>, String), Failure> {
     let response = request.send().await.map_err(|error| unanswered(&error))?;
     let status = response.status();
     let (index, is_unknown) = (number(&response, "x-consul-index"), says_unknown(&response));
@@ -241,7 +250,7 @@ fn says_unknown(response: &Response) -> bool {
 }
 
 /// The body of a write that was done. A 404 to a write is a refusal.
-fn success((status, _, body): (StatusCode, Option<u64>, String)) -> Result<String, Failure> {
+pub(super) fn success((status, _, body): (StatusCode, Option<u64>, String)) -> Result<String, Failure> {
     if status.is_success() {
         Ok(body)
     } else {
@@ -249,7 +258,7 @@ fn success((status, _, body): (StatusCode, Option<u64>, String)) -> Result<Strin
     }
 }
 
-fn truth(body: &str) -> Result<bool, Failure> {
+pub(super) fn truth(body: &str) -> Result<bool, Failure> {
     match body.trim() {
         "true" => Ok(true),
         "false" => Ok(false),
@@ -259,7 +268,7 @@ fn truth(body: &str) -> Result<bool, Failure> {
     }
 }
 
-fn decode<T: for<'a> Deserialize<'a>>(status: StatusCode, body: &str) -> Result<T, Failure> {
+pub(super) fn decode<T: for<'a> Deserialize<'a>>(status: StatusCode, body: &str) -> Result<T, Failure> {
     serde_json::from_str(body).map_err(|error| Failure::Fail(format!("{} {error}", status.as_u16())))
 }
 

@@ -1,11 +1,16 @@
 //! The clients of a run: one for each node and dialect, and what an error of theirs is worth.
 
+mod backup;
 mod consul;
+mod hold;
 mod native;
+mod transact;
 
 use std::time::Duration;
 
+pub(crate) use self::backup::{RESTORED_WITHIN, Restored};
 pub use self::consul::Consul;
+pub(crate) use self::hold::uuid;
 pub use self::native::Native;
 pub(crate) use self::native::{row, text};
 use crate::{
@@ -97,14 +102,23 @@ impl Call {
             | Self::List { .. }
             | Self::Block { .. }
             | Self::Members { .. }
-            | Self::Passing { .. } => true,
+            | Self::Passing { .. }
+            | Self::Alive { .. }
+            | Self::Save { .. } => true,
+            Self::Transact(transaction) => transaction.is_read(),
             Self::Write { .. }
             | Self::Cas { .. }
             | Self::Delete { .. }
             | Self::DeletePrefix { .. }
             | Self::Add { .. }
             | Self::RegisterInstance { .. }
-            | Self::DeregisterInstance { .. } => false,
+            | Self::DeregisterInstance { .. }
+            | Self::Grant { .. }
+            | Self::Renew { .. }
+            | Self::Revoke { .. }
+            | Self::Attach { .. }
+            | Self::Acquire { .. }
+            | Self::Release { .. } => false,
         }
     }
 }

@@ -7,15 +7,22 @@ use spine_client::{
     Client, Error, Guard, KeyRange, Registration,
     proto::{self, check_definition::Kind},
 };
+use tonic::transport::{Channel, Endpoint};
 
 use super::{Failure, member_key, members};
 use crate::history::{Call, Expect, Out, Row};
+
+/// A connection that takes longer is none.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
 /// A client of one node over gRPC.
 #[derive(Clone, Debug)]
 pub struct Native {
     fresh: Client,
     stale: Client,
+    address: SocketAddr,
+    /// For what the library does only together with other things.
+    channel: Channel,
 }
 
 impl Native {
@@ -26,7 +33,14 @@ impl Native {
             .build()
             .expect("a socket address is an address");
         let stale = fresh.stale();
-        Self { fresh, stale }
+        let channel =
+            Endpoint::from_shared(format!("http://{address}")).expect("a socket address is a URI's");
+        Self {
+            fresh,
+            stale,
+            address,
+            channel: channel.connect_timeout(CONNECT_WITHIN).connect_lazy(),
+        }
     }
 
     /// The client itself; reads are linearizable.
@@ -39,7 +53,15 @@ impl Native {
         &self.stale
     }
 
-    fn reader(&self, stale: bool) -> &Client {
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub(super) fn reader(&self, stale: bool) -> &Client {
         if stale { &self.stale } else { &self.fresh }
     }
 
@@ -85,6 +107,15 @@ impl Native {
                 ids.sort_unstable();
                 Ok(Out::Passing { ids })
             }
+            Call::Transact(transaction) => self.transact(transaction).await,
+            Call::Save { file, stale } => self.save(file, *stale).await,
+            Call::Grant { .. }
+            | Call::Renew { .. }
+            | Call::Revoke { .. }
+            | Call::Alive { .. }
+            | Call::Attach { .. }
+            | Call::Acquire { .. }
+            | Call::Release { .. } => self.hold(call).await,
         }
     }
 

@@ -1,9 +1,10 @@
 //! The lines of a history.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::transaction::Transaction;
 use crate::clock::Micros;
 
 /// One sequence of operations of which each begins after the one before has ended.
@@ -25,6 +26,14 @@ pub enum Workload {
     Watch,
     /// Services that come, go, hang and fail, and who is told to use them.
     Catalog,
+    /// Transactions that read lists and append to them.
+    Append,
+    /// Locks, whose holders write to what they guard.
+    Lock,
+    /// Leases that are renewed, or not, and the keys that hang on them.
+    Lease,
+    /// Keys that change while the state is saved, and what is restored.
+    Backup,
     /// Always on: samples of every node.
     Cluster,
 }
@@ -37,6 +46,10 @@ impl Workload {
             Self::Set => "set",
             Self::Watch => "watch",
             Self::Catalog => "catalog",
+            Self::Append => "append",
+            Self::Lock => "lock",
+            Self::Lease => "lease",
+            Self::Backup => "backup",
             Self::Cluster => "cluster",
         }
     }
@@ -221,6 +234,70 @@ pub enum Call {
         /// What the node has, however old.
         stale: bool,
     },
+    /// Read and append to lists, all at once or not at all.
+    Transact(Transaction),
+    /// Make a lease.
+    Grant {
+        /// Its id, a UUID; empty: the server draws one, as Consul's do.
+        lease: String,
+        /// It ends so long after its last renewal.
+        ttl_ms: u64,
+        /// When it ends, nobody takes its locks for so long.
+        lock_delay_ms: u64,
+        /// Whether keys whose lock it holds are deleted when it ends.
+        deletes: bool,
+    },
+    /// Renew it.
+    Renew {
+        /// Which.
+        lease: String,
+    },
+    /// End it.
+    Revoke {
+        /// Which.
+        lease: String,
+    },
+    /// Ask whether it is there.
+    Alive {
+        /// Which.
+        lease: String,
+        /// What the node has, however old.
+        stale: bool,
+    },
+    /// Store keys that end with a lease, all at once.
+    Attach {
+        /// The lease.
+        lease: String,
+        /// The keys, which nobody else stores.
+        keys: Vec<String>,
+    },
+    /// Take a lock.
+    Acquire {
+        /// The lock.
+        lock: String,
+        /// The lease that is to hold it.
+        lease: String,
+        /// Whether it is a lock with a queue, which is waited for; else it is a key's.
+        queue: bool,
+        /// How long to wait at most.
+        wait_ms: u64,
+    },
+    /// Give a lock back.
+    Release {
+        /// The lock.
+        lock: String,
+        /// The lease that holds it.
+        lease: String,
+        /// As for its acquisition.
+        queue: bool,
+    },
+    /// Save the whole state in a file.
+    Save {
+        /// The file.
+        file: PathBuf,
+        /// What the node has, however old.
+        stale: bool,
+    },
 }
 
 /// What a compare-and-set expects.
@@ -243,7 +320,8 @@ pub enum Out {
         /// The index of the state that was read.
         applied: Option<u64>,
     },
-    /// To a write, a compare-and-set or an addition.
+    /// To a write, a compare-and-set or an addition; to a revocation, a release, or to keys on a lease: not done where
+    /// there was no such lease, or it did not hold the lock.
     Written {
         /// Whether it was done: false only where the condition did not hold.
         done: bool,
@@ -287,6 +365,39 @@ pub enum Out {
     Passing {
         /// The ids.
         ids: Vec<String>,
+    },
+    /// To a transaction.
+    Transacted {
+        /// The lists that were read, a list for each reading step.
+        lists: Vec<Vec<u64>>,
+        /// The index of the request, or of the state that was read.
+        index: Option<u64>,
+    },
+    /// To the making of a lease.
+    Granted {
+        /// Its id.
+        lease: String,
+        /// It ends so long after its last renewal: what was asked for, or longer.
+        ttl_ms: u64,
+    },
+    /// To a renewal, and to the question whether a lease is there.
+    Lives {
+        /// Whether it is there, and was renewed.
+        alive: bool,
+    },
+    /// To the taking of a lock.
+    Acquired {
+        /// The fencing number; `None`: others hold it.
+        fence: Option<u64>,
+        /// The index at which it was taken.
+        index: Option<u64>,
+    },
+    /// To the saving of the state.
+    Saved {
+        /// The newest index in it.
+        index: u64,
+        /// Its revision.
+        revision: u64,
     },
 }
 
@@ -338,6 +449,37 @@ pub enum Sight {
         id: String,
         /// What it does from now on.
         state: InstanceState,
+    },
+    /// Somebody wrote to what a lock guards, which the harness keeps.
+    Guarded {
+        /// The lock.
+        lock: String,
+        /// The lease that holds it, or held it: writers may be late.
+        lease: String,
+        /// The fencing number shown.
+        fence: u64,
+        /// Whether the write was taken: not where a greater number had been shown before.
+        accepted: bool,
+    },
+    /// What was saved in a file was restored, and a server began a cluster of its own with it.
+    Restored {
+        /// The file.
+        file: PathBuf,
+        /// What the server holds of the workload's keys.
+        rows: Vec<Row>,
+        /// The index of the state that was read.
+        applied: u64,
+        /// The index and the revision of a first write.
+        next: (u64, u64),
+        /// What a watch from the beginning was told; `None`: that this is no longer kept.
+        told: Option<Vec<KeyEvent>>,
+    },
+    /// It was not restored.
+    NotRestored {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: String,
     },
     /// What a node knows of itself.
     Status {

@@ -10,12 +10,15 @@
 
 mod line;
 mod read;
+mod transaction;
 mod write;
 
+pub(crate) use self::transaction::{list_of, list_text};
 pub use self::{
     line::{
         Call, Dialect, Expect, InstanceState, KeyEvent, Line, Out, Process, Row, Sight, Stamped, Workload,
     },
     read::{History, Operation, Outcome, ReadError, Sighting},
+    transaction::{Expecting, Step, Transaction},
     write::{Invocation, Recorder},
 };

@@ -4,10 +4,15 @@
 //! answers as real ones do. An error is planted only where it is certain to be one. A checker that misses an error, or
 //! that finds one where none is, fails the self-test.
 
+mod append;
+mod backup;
 mod good;
+mod lease;
+mod lock;
 mod plant_cluster;
 mod plant_keys;
 mod plant_watch;
+mod script;
 mod simulate;
 mod store;
 
@@ -248,6 +253,70 @@ const SUBJECTS: &[Subject] = &[
         ],
     },
     Subject {
+        name: "append",
+        good: append::good,
+        check: checker::append::check,
+        errors: &[
+            ("lost append", append::lost_append),
+            ("stale read", append::stale_read),
+            ("aborted read (G1a)", append::aborted_read),
+            ("part of an append (G1b)", append::part_of_an_append),
+            ("writes in two orders (G0)", append::writes_in_two_orders),
+            ("circular reads (G1c)", append::circular_reads),
+            ("half seen (G-single)", append::half_seen),
+            ("write skew (G2)", append::write_skew),
+            ("phantom", append::phantom),
+            ("appended twice", append::appended_twice),
+            ("another order", append::another_order),
+            ("own append unseen", append::own_append_unseen),
+        ],
+    },
+    Subject {
+        name: "lock",
+        good: lock::good,
+        check: checker::lock::check,
+        errors: &[
+            ("two holders", lock::two_holders),
+            ("fence given twice", lock::fence_given_twice),
+            ("fence falls", lock::fence_falls),
+            ("taken though held", lock::taken_though_held),
+            ("holder refused", lock::holder_refused),
+            ("late writer accepted", lock::late_writer_accepted),
+            ("never free again", lock::never_free_again),
+        ],
+    },
+    Subject {
+        name: "lease",
+        good: lease::good,
+        check: lease_at_peace,
+        errors: &[
+            ("gone early", lease::gone_early),
+            ("stays", lease::stays),
+            ("renewed when gone", lease::renewed_when_gone),
+            ("comes back", lease::comes_back),
+            ("keys go before the lease", lease::keys_go_before),
+            ("a key stays", lease::a_key_stays),
+            ("ends in two revisions", lease::two_revisions),
+            ("lives on after its end", lease::lives_on),
+        ],
+    },
+    Subject {
+        name: "backup",
+        good: backup::good,
+        check: checker::backup::check,
+        errors: &[
+            ("row lost", backup::row_lost),
+            ("row of later", backup::row_of_later),
+            ("deleted row kept", backup::deleted_row_kept),
+            ("snapshot too old", backup::too_old),
+            ("snapshot of the future", backup::of_the_future),
+            ("index falls", backup::index_falls),
+            ("revision falls", backup::revision_falls),
+            ("event missing", backup::event_missing),
+            ("not restored", backup::not_restored),
+        ],
+    },
+    Subject {
         name: "cluster",
         good: good::cluster,
         check: cluster,
@@ -284,6 +353,10 @@ fn catalog(history: &History) -> Findings {
 fn catalog_under_faults(history: &History) -> Findings {
     let faults: Vec<Fault> = (2..70).step_by(4).map(|from| fault(from, from + 3)).collect();
     checker::catalog::check(history, Around::faults(&faults))
+}
+
+fn lease_at_peace(history: &History) -> Findings {
+    checker::lease::check(history, Around::faults(&[]))
 }
 
 fn cluster(history: &History) -> Findings {

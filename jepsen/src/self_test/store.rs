@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::history::{Call, KeyEvent, Out, Row};
+use crate::history::{Call, KeyEvent, Out, Row, Step, Transaction, list_of, list_text};
 
 /// Keys and values, and every change that there was.
 #[derive(Debug, Default)]
@@ -68,11 +68,42 @@ impl Store {
                 let keys = self.below(prefix).into_iter().map(|row| row.key).collect();
                 self.delete(keys)
             }
+            Call::Transact(transaction) => self.transact(transaction),
             Call::Block { .. }
             | Call::RegisterInstance { .. }
             | Call::DeregisterInstance { .. }
-            | Call::Passing { .. } => unreachable!("made without the store"),
+            | Call::Passing { .. }
+            | Call::Grant { .. }
+            | Call::Renew { .. }
+            | Call::Revoke { .. }
+            | Call::Alive { .. }
+            | Call::Attach { .. }
+            | Call::Acquire { .. }
+            | Call::Release { .. }
+            | Call::Save { .. } => unreachable!("made without the store"),
         }
+    }
+
+    fn transact(&mut self, transaction: &Transaction) -> Out {
+        let mut read = Vec::new();
+        for step in &transaction.steps {
+            match step {
+                Step::Read { key } => read.push(self.list(key)),
+                Step::Append { key, elements } => {
+                    let longer = [self.list(key).as_slice(), elements].concat();
+                    self.put(key, &list_text(&longer));
+                }
+            }
+        }
+        Out::Transacted {
+            lists: read,
+            index: Some(self.index),
+        }
+    }
+
+    fn list(&self, key: &str) -> Vec<u64> {
+        let row = self.rows.get(key);
+        row.map(|row| list_of(&row.value)).unwrap_or_default()
     }
 
     fn put(&mut self, key: &str, value: &str) -> Out {

@@ -3,14 +3,19 @@
 //!
 //! What a client does is drawn from the seed; when the answers come is not, so a run repeats in kind, not to the letter.
 
+mod append;
+mod backup;
 mod catalog;
 mod cluster;
 mod instance;
+mod lease;
+mod loan;
+mod lock;
 mod register;
 mod set;
 mod watch;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{sync::watch as channel, task::JoinSet, time::sleep};
@@ -21,6 +26,8 @@ use crate::{
     history::{Call, Dialect, Out, Recorder, Workload},
 };
 
+pub(crate) use self::append::transaction;
+pub use self::backup::BACKUPS;
 pub use self::cluster::{await_caught_up, await_same_content};
 
 /// What every client needs.
@@ -33,6 +40,8 @@ pub struct Context {
     /// Operations a second of one workload, over all of its clients.
     rate: u32,
     seed: u64,
+    /// Where files may be left.
+    directory: Arc<Path>,
     stopped: channel::Receiver<bool>,
 }
 
@@ -48,14 +57,21 @@ impl Stop {
 }
 
 impl Context {
-    /// Clients of these nodes that write into this history.
-    pub fn new(recorder: Recorder, endpoints: Endpoints, rate: u32, seed: u64) -> (Self, Stop) {
+    /// Clients of these nodes that write into this history, and leave other files in this directory.
+    pub fn new(
+        recorder: Recorder,
+        endpoints: Endpoints,
+        rate: u32,
+        seed: u64,
+        directory: &Path,
+    ) -> (Self, Stop) {
         let (sender, stopped) = channel::channel(false);
         let context = Self {
             recorder,
             endpoints: Arc::new(endpoints),
             rate: rate.max(1),
             seed,
+            directory: directory.into(),
             stopped,
         };
         (context, Stop(sender))
@@ -124,6 +140,7 @@ pub struct Running {
     context: Context,
     set: Option<Arc<set::Progress>>,
     watch: Option<Arc<watch::Progress>>,
+    append: Option<Arc<append::Lists>>,
 }
 
 /// Begins a workload.
@@ -134,6 +151,7 @@ pub fn start(workload: Workload, context: &Context) -> Running {
         context: context.clone(),
         set: None,
         watch: None,
+        append: None,
     };
     let workers = &mut running.workers;
     match workload {
@@ -141,6 +159,10 @@ pub fn start(workload: Workload, context: &Context) -> Running {
         Workload::Set => running.set = Some(set::start(context, workers)),
         Workload::Watch => running.watch = Some(watch::start(context, workers)),
         Workload::Catalog => catalog::start(context, workers),
+        Workload::Append => running.append = Some(append::start(context, workers)),
+        Workload::Lock => lock::start(context, workers),
+        Workload::Lease => running.watch = Some(lease::start(context, workers)),
+        Workload::Backup => backup::start(context, workers),
         Workload::Cluster => cluster::start(context, workers),
     }
     running
@@ -161,6 +183,12 @@ impl Running {
         }
         if let Some(progress) = &self.set {
             set::finish(&self.context, progress).await;
+        }
+        if let Some(lists) = &self.append {
+            append::finish(&self.context, lists).await;
+        }
+        if self.workload == Workload::Lock {
+            lock::finish(&self.context).await;
         }
         Ok(())
     }

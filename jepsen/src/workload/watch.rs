@@ -36,14 +36,48 @@ const STAY_MS: std::ops::Range<u64> = 1_000..6_000;
 const WAIT_MS: std::ops::Range<u64> = 1_000..8_000;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How far the watchers are to come before they may go.
-#[derive(Debug, Default)]
+/// What is watched, and how far the watchers are to come before they may go.
+#[derive(Debug)]
 pub(super) struct Progress {
+    workload: Workload,
+    prefix: &'static str,
     target: AtomicU64,
 }
 
+impl Progress {
+    fn new(workload: Workload, prefix: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            workload,
+            prefix,
+            target: AtomicU64::new(0),
+        })
+    }
+}
+
+/// Watches a prefix for another workload: a stream at each node.
+pub(super) fn follow(
+    context: &Context,
+    workers: &mut JoinSet<()>,
+    workload: Workload,
+    prefix: &'static str,
+) -> Arc<Progress> {
+    let progress = Progress::new(workload, prefix);
+    for (number, node) in (1..).zip(context.clients()) {
+        let watcher = Watcher {
+            number,
+            servers: vec![(node.node.clone(), node.native.client().clone())],
+            moves: false,
+            recorder: context.recorder.clone(),
+            rng: context.rng(workload, 100 + number),
+            progress: Arc::clone(&progress),
+        };
+        workers.spawn(watcher.run());
+    }
+    progress
+}
+
 pub(super) fn start(context: &Context, workers: &mut JoinSet<()>) -> Arc<Progress> {
-    let progress = Arc::new(Progress::default());
+    let progress = Progress::new(Workload::Watch, PREFIX);
     for writer in 0..WRITERS {
         let worker = Worker::new(context, Workload::Watch, writer.into());
         workers.spawn(write(worker, u64::from(writer)));
@@ -117,13 +151,13 @@ async fn write(mut worker: Worker, number: u64) {
 
 /// Tells the watchers how far they have to come, by a last change.
 pub(super) async fn finish(context: &Context, progress: &Progress) {
-    let mut session = Session::new(&context.recorder, Workload::Watch);
+    let mut session = Session::new(&context.recorder, progress.workload);
     let nodes = context.clients();
     let until = Instant::now() + ARRIVED_WITHIN;
     for attempt in 0.. {
         let node = &nodes[attempt % nodes.len()];
         let call = Call::Write {
-            key: format!("{PREFIX}end"),
+            key: format!("{}end", progress.prefix),
             value: attempt.to_string(),
         };
         if let Some(Out::Written {
@@ -162,7 +196,7 @@ impl Watcher {
             let (name, client) = self.servers[at].clone();
             let mut request = client
                 .watch
-                .topics([Topic::prefix(PREFIX)])
+                .topics([Topic::prefix(self.progress.prefix)])
                 .with_before()
                 .progress_every(PROGRESS);
             if let Some(place) = place {
@@ -175,7 +209,7 @@ impl Watcher {
                         &name,
                         Sight::WatchStart {
                             watcher: self.number,
-                            prefix: PREFIX.to_owned(),
+                            prefix: self.progress.prefix.to_owned(),
                             from,
                             resumed: place.is_some(),
                         },
@@ -269,11 +303,11 @@ impl Watcher {
     }
 
     fn saw(&self, name: &str, sight: Sight) {
-        self.recorder.saw(Workload::Watch, name, sight);
+        self.recorder.saw(self.progress.workload, name, sight);
     }
 }
 
-fn key_event(event: proto::Event) -> Option<KeyEvent> {
+pub(super) fn key_event(event: proto::Event) -> Option<KeyEvent> {
     let proto::event::Change::Key(change) = event.change? else {
         return None;
     };

@@ -125,7 +125,7 @@ fn jepsen(workspace: &Workspace) -> Vec<Stage> {
         let arguments = [
             "run",
             "--workload",
-            "set,register,watch",
+            "set,register,watch,append,lock,lease",
             "--time",
             "40s",
             "--fault",
