@@ -61,6 +61,9 @@ pub fn check(history: &History) -> Findings {
             _ => {}
         }
     }
+    if history.sightings.is_empty() {
+        findings.undecided("no snapshot was restored");
+    }
     findings
 }
 

@@ -3,14 +3,22 @@
 //! A client certainly holds a lock from the answer that gave it until it begins to give it back, or until its time to live
 //! has passed since it sent the last renewal that was answered. Longer it may hold it or not, and it is held to nothing;
 //! so faults excuse nothing here.
+//!
+//! A key's lock whose holder was lost, rather than gave it back, nobody takes before the lock delay has passed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::Findings;
 use crate::{
     clock::Micros,
     history::{Call, History, Operation, Out, Sight, Sighting},
 };
+
+/// Cluster time is told in milliseconds, and the harness' clock may tick a little faster.
+const EARLY: Duration = Duration::from_millis(5);
 
 /// Checks all locks.
 pub fn check(history: &History) -> Findings {
@@ -19,7 +27,10 @@ pub fn check(history: &History) -> Findings {
     let mut locks: BTreeMap<&str, Vec<Hold<'_>>> = BTreeMap::new();
     let mut last: BTreeMap<&str, &Operation> = BTreeMap::new();
     for operation in &history.operations {
-        let Call::Acquire { lock, lease, .. } = &operation.call else {
+        let Call::Acquire {
+            lock, lease, queue, ..
+        } = &operation.call
+        else {
             continue;
         };
         last.insert(lock, operation);
@@ -34,12 +45,14 @@ pub fn check(history: &History) -> Findings {
                 fence: *fence,
                 index: *index,
                 until: leases.held_until(lock, lease, operation),
+                delay: (!queue && !leases.gives_back(lock, lease)).then(|| leases.delay(lease)),
             });
         }
     }
     for (lock, holds) in &locks {
         check_numbers(lock, holds, &mut findings);
         check_alone(lock, holds, &mut findings);
+        check_delays(lock, holds, &mut findings);
     }
     check_guarded(&locks, &history.sightings, &mut findings);
     check_free(&last, &mut findings);
@@ -55,6 +68,8 @@ struct Hold<'a> {
     index: Option<u64>,
     /// Until when it was certainly held.
     until: Micros,
+    /// How long nobody takes it after that; `None`: it is not known to have been lost.
+    delay: Option<Duration>,
 }
 
 impl Hold<'_> {
@@ -70,6 +85,8 @@ struct Leases<'a> {
     revoked: BTreeMap<&'a str, Micros>,
     /// By lock and lease.
     released: BTreeMap<(&'a str, &'a str), Vec<Micros>>,
+    /// Lock delays.
+    delays: BTreeMap<&'a str, Duration>,
 }
 
 impl<'a> Leases<'a> {
@@ -78,13 +95,15 @@ impl<'a> Leases<'a> {
             alive_until: BTreeMap::new(),
             revoked: BTreeMap::new(),
             released: BTreeMap::new(),
+            delays: BTreeMap::new(),
         };
         let mut ttls: BTreeMap<&str, u64> = BTreeMap::new();
         for operation in &history.operations {
             let start = operation.start;
             let lease = match (&operation.call, operation.answer()) {
-                (Call::Grant { .. }, Some(Out::Granted { lease, ttl_ms })) => {
+                (Call::Grant { lock_delay_ms, .. }, Some(Out::Granted { lease, ttl_ms })) => {
                     ttls.insert(lease, *ttl_ms);
+                    leases.delays.insert(lease, Duration::from_millis(*lock_delay_ms));
                     lease
                 }
                 (Call::Renew { lease }, Some(Out::Lives { alive: true })) => lease,
@@ -99,11 +118,20 @@ impl<'a> Leases<'a> {
                 }
                 _ => continue,
             };
-            let ttl = std::time::Duration::from_millis(ttls.get(lease.as_str()).copied().unwrap_or_default());
+            let ttl = Duration::from_millis(ttls.get(lease.as_str()).copied().unwrap_or_default());
             let until = leases.alive_until.entry(lease).or_default();
             *until = start.after(ttl).max(*until);
         }
         leases
+    }
+
+    /// Whether the holder gives a lock back, or may have.
+    fn gives_back(&self, lock: &str, lease: &str) -> bool {
+        self.released.contains_key(&(lock, lease))
+    }
+
+    fn delay(&self, lease: &str) -> Duration {
+        self.delays.get(lease).copied().unwrap_or_default()
     }
 
     fn held_until(&self, lock: &str, lease: &str, taken: &Operation) -> Micros {
@@ -173,6 +201,27 @@ fn check_alone(lock: &str, holds: &[Hold<'_>], findings: &mut Findings) {
         }
         if before.is_none_or(|other| other.until < hold.until) {
             before = Some(hold);
+        }
+    }
+}
+
+/// Who takes a lock after another was lost, takes it when the lock delay is over.
+fn check_delays(lock: &str, holds: &[Hold<'_>], findings: &mut Findings) {
+    for lost in holds {
+        let Some(delay) = lost.delay.and_then(|delay| delay.checked_sub(EARLY)) else {
+            continue;
+        };
+        let free = lost.until.after(delay);
+        let hasty = holds
+            .iter()
+            .find(|next| next.fence > lost.fence && next.lease != lost.lease && next.from() < free);
+        if let Some(next) = hasty {
+            let (one, two) = (lost.operation.describe(), next.operation.describe());
+            let detail = format!(
+                "{lock}: {one}, which was held until {} and lost, so that it is free {delay:?} later; and {two}",
+                lost.until
+            );
+            findings.violation("lock delay ignored", detail);
         }
     }
 }

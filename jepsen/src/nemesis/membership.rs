@@ -4,6 +4,7 @@
 //! In the end of each change every node of the cluster has a vote, and nobody else is a member; if that doesn't come
 //! about, it is an incident.
 
+use std::fmt::Write as _;
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -74,16 +75,17 @@ impl Nemesis<'_> {
         let Some(other) = others.next_back() else {
             return Ok(Bite::default());
         };
-        let name = node.to_string();
-        let removed = self.ask(other, &async |client| client.members.remove(&name, false).await);
+        let before = self.status(node).map(|status| status.id);
+        let removed = self.remove_member(other, node);
         self.see_it_end(node, removed.is_some(), false)?;
         thread::sleep(lasts);
         let killed = self.take_in(node, kill)?;
+        let before = before.filter(|_| removed.is_some());
         Ok(self.replaced(
             format!("remove {node}, and let it join again"),
             node,
             killed,
-            removed,
+            before,
         ))
     }
 
@@ -94,18 +96,15 @@ impl Nemesis<'_> {
         let voted = self.votes(guest);
         thread::sleep(lasts);
         let host = self.resolve(Target::Follower(Node(1)));
-        let name = guest.to_string();
-        let removed = self.ask(host, &async |client| client.members.remove(&name, false).await);
+        let removed = self.remove_member(host, guest);
         self.see_it_end(guest, removed.is_some(), false)?;
-        if removed.is_none() {
-            self.incidents.push(format!("{guest} could not be removed"));
-        }
         Ok(Bite {
             detail: format!("let {guest} join, and remove it{}", meanwhile(&killed)),
             nodes: killed.clone(),
             cut_off: killed,
-            evidence: (voted && removed.is_some())
-                .then(|| format!("{guest} voted, and was a member no longer")),
+            evidence: removed
+                .filter(|_| voted)
+                .map(|how| format!("{guest} voted, and was a member no longer{how}")),
         })
     }
 
@@ -241,6 +240,26 @@ impl Nemesis<'_> {
     fn status(&self, node: Node) -> Option<proto::ServerStatusResponse> {
         self.once(node, async |client| client.stale().members.server_status().await)
             .ok()
+    }
+
+    /// Has one node remove another, and asks until it is known to be done: the answer may get lost, or come too late. Gives
+    /// what went wrong before. If it can't be removed at all, that is an incident.
+    fn remove_member(&mut self, asked: Node, node: Node) -> Option<String> {
+        let name = node.to_string();
+        let (start, mut before) = (Instant::now(), String::new());
+        while start.elapsed() < VOTES_WITHIN {
+            match self.once(asked, async |client| client.members.remove(&name, false).await) {
+                Ok(_) => return Some(before),
+                // An earlier attempt did it.
+                Err(Error::Refused(refusal)) if refusal.not_found => return Some(before),
+                Err(error) => {
+                    let _ = write!(before, "; after {:.1?}: {error}", start.elapsed());
+                    thread::sleep(PAUSE);
+                }
+            }
+        }
+        self.incidents.push(format!("{node} can't be removed{before}"));
+        None
     }
 
     /// Asks a node for a change, a few times if it is refused. `None`: whether it was done is not known.

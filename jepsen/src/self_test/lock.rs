@@ -10,6 +10,8 @@ use crate::{
 
 /// Times to live, in milliseconds.
 const TTL: u64 = 400;
+/// Lock delays, in milliseconds.
+const DELAY: u64 = 40;
 /// One after another.
 const HOLDERS: u64 = 25;
 
@@ -54,13 +56,13 @@ pub(super) fn good(seed: u64) -> History {
             now += 4;
         }
         if rng.random_bool(0.3) {
-            free = renewed + TTL + 20;
+            free = renewed + TTL + DELAY + 20;
             late = rng.random_bool(0.7).then_some((lease, fence));
         } else {
             let call = Call::Release {
-                lock: "q/1".to_owned(),
+                lock: "k/1".to_owned(),
                 lease,
-                queue: true,
+                queue: false,
             };
             let (done, index) = (true, None);
             script.answered(&mut rng, ms(now + 1), call, Out::Written { done, index });
@@ -89,17 +91,17 @@ fn grant() -> Call {
     Call::Grant {
         lease: String::new(),
         ttl_ms: TTL,
-        lock_delay_ms: 0,
+        lock_delay_ms: DELAY,
         deletes: false,
     }
 }
 
 fn acquire(lease: &str) -> Call {
     Call::Acquire {
-        lock: "q/1".to_owned(),
+        lock: "k/1".to_owned(),
         lease: lease.to_owned(),
-        queue: true,
-        wait_ms: 1_000,
+        queue: false,
+        wait_ms: 0,
     }
 }
 
@@ -109,7 +111,7 @@ fn acquired(fence: Option<u64>) -> Out {
 
 fn guarded(script: &mut Script, at: u64, lease: &str, fence: u64, accepted: bool) {
     let sight = Sight::Guarded {
-        lock: "q/1".to_owned(),
+        lock: "k/1".to_owned(),
         lease: lease.to_owned(),
         fence,
         accepted,
@@ -147,6 +149,25 @@ pub(super) fn two_holders(history: &mut History, rng: &mut StdRng) -> Option<()>
     let second = &mut history.operations[second];
     second.end = Micros(taken.0 + 1);
     second.start = second.start.min(taken);
+    Some(())
+}
+
+/// The first one was lost, and the second one has the lock at once.
+pub(super) fn lock_delay_ignored(history: &mut History, rng: &mut StdRng) -> Option<()> {
+    let (first, second) = neighbours(history, rng)?;
+    let second_taken = history.operations[second].end;
+    let Call::Acquire { lease, .. } = &history.operations[first].call else {
+        return None;
+    };
+    let gives_back =
+        |one: &Operation| matches!(&one.call, Call::Release { lease: released, .. } if released == lease);
+    if history.operations.iter().any(gives_back) {
+        return None;
+    }
+    let hasty = Micros(second_taken.0 - 50_000);
+    let second = &mut history.operations[second];
+    second.end = hasty;
+    second.start = second.start.min(hasty);
     Some(())
 }
 

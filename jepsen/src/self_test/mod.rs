@@ -280,6 +280,7 @@ const SUBJECTS: &[Subject] = &[
             ("fence given twice", lock::fence_given_twice),
             ("fence falls", lock::fence_falls),
             ("taken though held", lock::taken_though_held),
+            ("lock delay ignored", lock::lock_delay_ignored),
             ("holder refused", lock::holder_refused),
             ("late writer accepted", lock::late_writer_accepted),
             ("never free again", lock::never_free_again),
