@@ -4,7 +4,8 @@
 //! A lease is **not early**: it is there in every linearizable read that was over before the last answered renewal was sent and
 //! its time to live had passed. It is **not late**: no linearizable read shows it that began after the last renewal was
 //! answered, its time to live had passed, as much time as there may have been no leader, two election timeouts and half a
-//! second. After a restart of all servers cluster time may be up to 5 s behind.
+//! second. After a restart of all servers cluster time may be up to 5 s behind. On a starved machine it may take twice as long: a
+//! leader that does not get to run holds the clock of deadlines back, so that nobody's renewal is overtaken by the end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +15,6 @@ use std::{
 use super::{Around, Findings};
 use crate::{
     clock::Micros,
-    fault::Fault,
     history::{Call, History, KeyEvent, Operation, Out, Outcome, Row, Sight},
 };
 
@@ -178,8 +178,8 @@ impl Lease<'_> {
                 }
             });
             let Some(renewed) = renewed.max() else { continue };
-            let leaderless = leaderless(around.faults, nodes, renewed, alive.start);
-            let due = renewed.after(self.ttl + leaderless + GRACE * around.stretch);
+            let leaderless = leaderless(around, nodes, renewed, alive.start);
+            let due = renewed.after((self.ttl + GRACE) * around.stretch + leaderless);
             if alive.start > due {
                 let detail = format!(
                     "{name} was renewed by {renewed} for the last time, to live for {:?}; with {leaderless:?} perhaps \
@@ -218,11 +218,17 @@ impl Lease<'_> {
 }
 
 /// For how long there may have been no leader between two moments, and by how much cluster time may have fallen back.
-fn leaderless(faults: &[Fault], nodes: usize, from: Micros, until: Micros) -> Duration {
+fn leaderless(around: Around<'_>, nodes: usize, from: Micros, until: Micros) -> Duration {
+    let Around { faults, stretch } = around;
     let mut spans: Vec<(Micros, Micros)> = faults
         .iter()
         .filter(|fault| !fault.cut_off.is_empty())
-        .map(|fault| (fault.from.max(from), fault.until.after(SETTLE).min(until)))
+        .map(|fault| {
+            (
+                fault.from.max(from),
+                fault.until.after(SETTLE * stretch).min(until),
+            )
+        })
         .filter(|(from, until)| from < until)
         .collect();
     spans.sort_unstable();
