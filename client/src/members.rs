@@ -18,12 +18,16 @@ impl Members {
 
     /// Lists the servers, by name.
     pub async fn list(&self) -> Result<Vec<v1::Member>> {
+        Ok(self.overview().await?.members)
+    }
+
+    /// The servers, by name, and the rules in force.
+    pub async fn overview(&self) -> Result<v1::ListMembersResponse> {
         let request = v1::ListMembersRequest {
             consistency: self.0.consistency(),
         };
         let send = |channel, request| async move { MembersClient::new(channel).list_members(request).await };
-        let answer: v1::ListMembersResponse = self.0.pool.call(Kind::Read, request, send).await?;
-        Ok(answer.members)
+        self.0.pool.call(Kind::Read, request, send).await
     }
 
     /// Removes a server for good, and gives its id. What is unsafe is refused, unless it is forced.

@@ -16,12 +16,12 @@ use std::{
 use spine_core::{NodeName, Ttl};
 
 use crate::{
-    leader::{HistoryKept, REVISIONS_MIN},
+    leader::{HistoryKept, REVISIONS_MIN, RulesHold},
     raft::{Peer, founding::Founders},
     storage::log::LogEngine,
 };
 
-pub use self::options::{Founder, HostPort, Listen, LogFormat, Malformed, Options, OrOff, Span};
+pub use self::options::{Founder, HostPort, Listen, LogFormat, Malformed, Options, OrAlways, OrOff, Span};
 
 /// The values of what is not said.
 pub mod defaults {
@@ -88,6 +88,8 @@ pub struct Config {
     pub default_service_ttl: Option<Ttl>,
     /// What of the keys' history is kept while it leads.
     pub history: HistoryKept,
+    /// When newer rules are raised while it leads.
+    pub rules_hold: RulesHold,
     /// The key that seals the CA's key.
     pub ca_seal_key: Option<PathBuf>,
     /// Networks that probes may reach; `None`: all that are not denied.
@@ -218,6 +220,7 @@ impl Config {
             join,
             default_service_ttl: service_ttl(mode, said.default_service_ttl)?,
             history: history(said.history_revisions, said.history_age)?,
+            rules_hold: rules_hold(said.rules_hold),
             ca_seal_key: said.ca_seal_key,
             probe_allow: said.probe_allow,
             connections_max: at_least_one(
@@ -461,6 +464,14 @@ fn history(revisions: Option<u64>, age: Option<OrOff<Span>>) -> Result<HistoryKe
             format!("{age:?} is too short; the least is 1m"),
         )),
         age => Ok(HistoryKept { revisions, age }),
+    }
+}
+
+fn rules_hold(said: Option<OrAlways<Span>>) -> RulesHold {
+    match said {
+        None => RulesHold::default(),
+        Some(OrAlways::Always) => RulesHold::Always,
+        Some(OrAlways::As(Span(hold))) => RulesHold::For(hold),
     }
 }
 

@@ -1,19 +1,21 @@
 //! What only a leader does, decided: says which servers are lost, ends what is due, keeps the log's clock going, compacts
-//! history.
+//! history, raises the rules.
 //!
 //! [`Duties::due`] is asked by the task that submits entries, many times a second, and looks at what it is given alone.
 
 mod history;
 mod roll;
+mod rules;
 
 use std::{collections::BTreeSet, time::Duration};
 
 use spine_core::{Command, MemberName, MemberStatus, State, Time};
 
-use self::{history::Compaction, roll::Roll};
+use self::{history::Compaction, roll::Roll, rules::Raising};
 pub use self::{
     history::{HistoryKept, REVISIONS_MIN, TIGHT_BYTES},
     roll::{BACK_AFTER, Heard, LOST_AFTER},
+    rules::RulesHold,
 };
 
 /// While any deadline exists an entry is made at least so often: after a restart of all voters cluster time goes on
@@ -24,6 +26,15 @@ const SWEEP_EVERY: Duration = Duration::from_millis(50);
 
 /// Deadlines that come within this time of each other are ended by one pulse: a fraction of what they may be late.
 const PULSE_EVERY: Duration = Duration::from_millis(50);
+
+/// What a node is told of what it does while it leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// What of the keys' history is kept.
+    pub history: HistoryKept,
+    /// When newer rules are raised.
+    pub rules_hold: RulesHold,
+}
 
 /// What a leader sees when it asks what is due.
 #[derive(Clone, Copy, Debug)]
@@ -68,18 +79,21 @@ pub struct Duties {
     busy: bool,
     /// Who is there.
     roll: Roll,
+    /// What they all know.
+    raising: Raising,
 }
 
 impl Duties {
     /// The duties of `node`, a leader that begins at `now` of the monotonic clock.
-    pub fn new(node: u64, history: HistoryKept, now: Duration) -> Self {
+    pub fn new(node: u64, policy: Policy, now: Duration) -> Self {
         Self {
             entry_made: now,
-            compaction: Compaction::new(history, now),
+            compaction: Compaction::new(policy.history, now),
             pulsed: None,
             awaited: None,
             busy: false,
             roll: Roll::new(node, now),
+            raising: Raising::new(policy.rules_hold),
         }
     }
 
@@ -127,6 +141,13 @@ impl Duties {
                 MemberStatus::Alive => tracing::info!(server = %report.name, "a server is back"),
             }
             return Some(Command::MemberStatus(report));
+        }
+        if let Some(rules) = self.raising.due(view) {
+            tracing::info!(
+                rules,
+                "all servers know newer rules: they are raised, and no older release can go on from there"
+            );
+            return Some(Command::RulesRaise(rules));
         }
         if self.may_pulse(view) {
             self.pulsed = Some(view.now);
@@ -211,7 +232,11 @@ mod tests {
             revisions: 100,
             age: None,
         };
-        Duties::new(1, history, Duration::ZERO)
+        let policy = Policy {
+            history,
+            ..Policy::default()
+        };
+        Duties::new(1, policy, Duration::ZERO)
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::{
         link::Remote,
         service::{ForwardService, Service},
     },
-    leader::HistoryKept,
+    leader::{HistoryKept, Policy, RulesHold},
     limits::CHECKPOINT_ASKS_MAX,
     members::{self, changes::Members, steward},
     metrics_sink::NodeMetrics,
@@ -94,6 +94,8 @@ pub struct NodeSettings {
     pub grpc_address: Arc<str>,
     /// What of the keys' history is kept while it leads.
     pub history: HistoryKept,
+    /// When newer rules are raised while it leads.
+    pub rules_hold: RulesHold,
     /// Sizes of the log.
     pub log: LogOptions,
     /// Bytes of log that are kept for members that are behind, beside what the checkpoints need.
@@ -116,6 +118,7 @@ impl NodeSettings {
             http_address: "".into(),
             grpc_address: "".into(),
             history: HistoryKept::default(),
+            rules_hold: RulesHold::default(),
             log: LogOptions::default(),
             log_kept_for_members: Self::LOG_KEPT_FOR_MEMBERS,
         }
@@ -134,7 +137,10 @@ impl NodeSettings {
             name: self.name.clone(),
             datacenter: self.datacenter.clone(),
             identity,
-            history: self.history,
+            policy: Policy {
+                history: self.history,
+                rules_hold: self.rules_hold,
+            },
             entry_bytes_max: log.payload_bytes_max().min(limits::ENTRY_BYTES_MAX) as u64,
         }
     }

@@ -47,7 +47,7 @@ use self::{
 };
 use crate::{
     forward::Way,
-    leader::HistoryKept,
+    leader::Policy,
     limits::{CHECKPOINT_ASKS_MAX, SUBMIT_SHARE_BYTES, SUBMIT_SHARES},
     members::changes::Members,
     metrics_sink::{Ended, NodeMetrics, Request as Counted},
@@ -71,8 +71,8 @@ pub struct About {
     pub datacenter: Arc<str>,
     /// Who it is.
     pub identity: Identity,
-    /// What of the keys' history is kept while it leads.
-    pub history: HistoryKept,
+    /// What it does while it leads.
+    pub policy: Policy,
     /// Bytes of an entry at most: the core's bound, or the log's if that is lower.
     pub entry_bytes_max: u64,
 }
@@ -136,7 +136,7 @@ impl NodeRegistry {
             consensus: consensus.clone(),
             hub: hub.clone(),
             clock: clock.clone(),
-            history: about.history,
+            policy: about.policy,
             entry_bytes_max: about.entry_bytes_max,
             follower: Follower {
                 way: way.clone(),
@@ -372,6 +372,8 @@ impl Registry for NodeRegistry {
         let (name, began) = (command.name(), self.clock.monotonic());
         let result = async {
             command.check()?;
+            // What an older release can't read must not get into the log.
+            self.hub.newest().admits(&command)?;
             self.feel_quota(cx, &command).await;
             match self.try_renewal(cx, &command).await? {
                 Some(applied) => Ok(applied),
@@ -447,6 +449,7 @@ impl Registry for NodeRegistry {
             applied,
             index: state.index(),
             time: state.time(),
+            rules: state.rules(),
             state_bytes: state.bytes(),
             ready: *self.ready.borrow(),
         }

@@ -347,6 +347,7 @@ fn settings(config: &Config, places: &Places, peer_port: Option<Arc<dyn Listener
             join: config.join.iter().map(ToString::to_string).collect(),
         }),
         history: config.history,
+        rules_hold: config.rules_hold,
         log: LogOptions {
             engine: config.log_engine,
             ..LogOptions::default()

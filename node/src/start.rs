@@ -232,6 +232,7 @@ impl Start<'_> {
             (None, None) => Roster::alone(identity, own).as_founding(),
         };
         presence.belong(founding, rosters);
+        presence.rules_are(opened.loaded.applied.state.rules());
         presence.removed().map_or(Ok(()), |removed| Err(removed.into()))
     }
 

@@ -7,7 +7,7 @@ use std::{io::Write, path::Path, time::Duration};
 use spine_core::Ttl;
 use spine_node::{
     config::{Config, ConfigError, HostPort, LogFormat, Mode, Options, OrOff, defaults},
-    leader::HistoryKept,
+    leader::{HistoryKept, RulesHold},
     storage::log::LogEngine,
 };
 
@@ -137,6 +137,25 @@ fn the_log_and_the_history_are_kept_as_told() {
         refused.contains("\"rocks\" is no log engine: segment or sled is wanted"),
         "{refused}"
     );
+}
+
+#[test]
+fn newer_rules_are_held_for_as_long_as_told() {
+    assert_eq!(
+        dev("").unwrap().rules_hold,
+        RulesHold::For(Duration::from_mins(1))
+    );
+    let file = "rules-hold = \"1h\"";
+    assert_eq!(
+        with_file("", file).unwrap().rules_hold,
+        RulesHold::For(Duration::from_hours(1))
+    );
+    assert_eq!(
+        with_file("--rules-hold always", file).unwrap().rules_hold,
+        RulesHold::Always
+    );
+    let refused = refusal(with_file("", "rules-hold = \"never\""));
+    assert!(refused.contains("\"never\" is not a duration"), "{refused}");
 }
 
 #[test]

@@ -100,6 +100,7 @@ impl Registry for Local {
     async fn propose(&self, cx: &Context, command: Command) -> Result<Applied, Error> {
         self.check_leader()?;
         command.check()?;
+        self.hub.newest().admits(&command)?;
         let renewal = self.hub.newest().as_renewal(&command);
         if let Some(renewal) = renewal
             && let renewed @ Renewed::Until(_) = self.renew(cx, renewal).await?
@@ -160,6 +161,7 @@ impl Registry for Local {
             applied: state.index().0,
             index: state.index(),
             time: state.time(),
+            rules: state.rules(),
             state_bytes: state.bytes(),
             ready: true,
         }

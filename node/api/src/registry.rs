@@ -174,6 +174,8 @@ pub struct NodeStatus {
     pub index: Index,
     /// The cluster time applied.
     pub time: Time,
+    /// The rules in force.
+    pub rules: u32,
     /// Bytes of state.
     pub state_bytes: u64,
     /// Whether it is ready to serve: it has caught up with what it knew to be committed.

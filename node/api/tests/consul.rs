@@ -199,6 +199,12 @@ impl Runner for Script {
                 args.reject_next()?;
                 self.member(&name)
             }
+            // Newer rules are in force: raise RULES
+            "raise" => {
+                let rules = args.next_pos().ok_or("rules not given")?.parse()?;
+                args.reject_next()?;
+                self.change(Change::RulesRaise(rules))
+            }
             // The CA has a root.
             "ca" => {
                 args.reject_next()?;

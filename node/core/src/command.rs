@@ -4,6 +4,8 @@
 //! [`Index`] of its own when the entry is applied. Variants are only ever appended: their numbers
 //! are in the log of every cluster.
 
+mod catalog_txn;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
@@ -18,6 +20,7 @@ use crate::{
     time::{Time, Ttl, WallTime},
 };
 
+pub use self::catalog_txn::{CatalogKey, CatalogOp, CatalogRow, CatalogTxn};
 pub use crate::{
     kv::{Compare, Locking, Operand, ReadKeys, Relation, Txn, TxnOp},
     lease::{LeaseEnd, LeaseOpen, LeaseTerms},
@@ -180,6 +183,8 @@ pub enum Command {
     LeaseOpen(Box<LeaseOpen>),
     /// A server is a member no longer.
     MemberRemove(MemberName),
+    /// Carry out several operations on the catalog, on keys and on leases as one.
+    CatalogTxn(CatalogTxn),
 }
 
 impl Command {
@@ -205,6 +210,7 @@ impl Command {
             Self::Txn(_) => "txn",
             Self::LeaseOpen(_) => "lease_open",
             Self::MemberRemove(_) => "member_remove",
+            Self::CatalogTxn(_) => "catalog_txn",
         }
     }
 }

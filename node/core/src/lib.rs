@@ -53,6 +53,7 @@ pub mod limits;
 pub mod member;
 pub mod outcome;
 pub mod query;
+pub mod rules;
 pub mod snapshot;
 pub mod state;
 pub mod table;
@@ -74,8 +75,12 @@ pub use self::{
     kv::{KeyRange, KvRow, Page},
     lease::Lease,
     member::Liveness,
-    outcome::{Applied, OpDone, OpUnmet, Outcome, Rejection, RejectionRow, Renewed, Unmet},
+    outcome::{
+        Applied, CatalogDone, CatalogOpUnmet, CatalogUnmet, OpDone, OpUnmet, Outcome, Rejection,
+        RejectionRow, Renewed, Unmet,
+    },
     query::*,
-    state::{Batch, RULES_KNOWN, State},
+    rules::RULES_KNOWN,
+    state::{Batch, State},
     time::{Time, Ttl, WallTime},
 };

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    catalog::{Instance, Node},
+    health::Check,
     id::{CheckId, Index, InstanceId, Key, LeaseId, NameError, NodeName, Revision, SessionId},
     kv::KvRow,
     time::Ttl,
@@ -120,6 +122,63 @@ pub enum Outcome {
         /// Whether it was there.
         found: bool,
     },
+    /// A transaction over the catalog was carried out.
+    CatalogTxn {
+        /// What each operation did, in order.
+        done: Vec<CatalogDone>,
+        /// The store's revision after it.
+        revision: Revision,
+    },
+    /// Something was in the way of operations of a transaction over the catalog: nothing was done.
+    CatalogTxnUnmet {
+        /// All of it, in order.
+        unmet: Vec<CatalogOpUnmet>,
+    },
+}
+
+/// What one operation of a transaction over the catalog did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CatalogDone {
+    /// An operation on keys.
+    Keys(OpDone),
+    /// A node was read or registered.
+    Node(Arc<Node>),
+    /// An instance was read or registered.
+    Instance(Arc<Instance>),
+    /// A check was read or registered, and the instance that it judges, if it judges one.
+    Check(Arc<Check>, Option<Arc<Instance>>),
+    /// A row was removed.
+    Removed {
+        /// Whether it was there.
+        found: bool,
+    },
+    /// A lease ended.
+    LeaseEnded {
+        /// Whether it was there.
+        found: bool,
+    },
+}
+
+/// An operation of a transaction over the catalog that can't be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogOpUnmet {
+    /// Its place in the list, from 0.
+    pub op: u32,
+    /// Why.
+    pub why: CatalogUnmet,
+}
+
+/// What is in the way of an operation of a transaction over the catalog.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CatalogUnmet {
+    /// The condition of an operation on keys.
+    Keys(Unmet),
+    /// There is no such row.
+    Absent,
+    /// The row is there, and was last changed at this index.
+    Changed(Index),
+    /// It would be refused as a command of its own.
+    Refused(Box<Rejection>),
 }
 
 /// What one operation of a transaction did.
@@ -314,6 +373,16 @@ pub enum Rejection {
     /// A lease can't hang on a check that is critical already.
     #[error("check {0:?} is in critical state")]
     CheckCritical(CheckId),
+    /// What is asked for came with rules that are not in force yet.
+    #[error("this needs rules {needed}; the cluster is at {current} {}", what_holds(.older))]
+    RulesTooLow {
+        /// The rules that it needs.
+        needed: u32,
+        /// The rules in force.
+        current: u32,
+        /// The servers that don't know them, each with its release.
+        older: Vec<(NodeName, Arc<str>)>,
+    },
 }
 
 /// What a refusal means to the one who is refused: the row of the table of errors.
@@ -460,6 +529,12 @@ impl Rejection {
                 "wait until the check passes, or leave it out",
                 true,
             ),
+            Self::RulesTooLow { .. } => (
+                "rules_too_low",
+                "some server runs a release that doesn't know this",
+                "upgrade the servers named; `spine members` shows what each runs",
+                true,
+            ),
         };
         RejectionRow {
             code,
@@ -478,5 +553,18 @@ impl Rejection {
             what: what.into(),
             limit: limit as u64,
         }
+    }
+}
+
+/// What keeps the rules from being raised: the servers of an older release, each with that.
+fn what_holds(older: &[(NodeName, Arc<str>)]) -> String {
+    let runs: Vec<_> = older
+        .iter()
+        .map(|(name, version)| format!("{name} runs {version}"))
+        .collect();
+    match &runs[..] {
+        [] => "until all servers have run the newer release for a while (--rules-hold)".to_owned(),
+        [one] => format!("since {one}: upgrade it"),
+        several => format!("since {}: upgrade them", several.join(", ")),
     }
 }

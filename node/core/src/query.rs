@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use crate::{
     catalog::{Instance, Node},
-    command::{CaRoot, LeaseTerms, Member, Scope, Status, Txn},
+    command::{CaRoot, CatalogKey, CatalogOp, CatalogTxn, LeaseTerms, Member, Scope, Status, Txn},
     event::{Interest, Topic},
     health::Check,
     id::{CheckKey, Index, InstanceKey, Key, LeaseId, NodeName, Revision, ServiceName},
@@ -389,15 +389,8 @@ pub struct CheckView {
 
 impl CheckView {
     fn of(state: &State, check: &Arc<Check>) -> Self {
-        let instance = check.definition.service.as_ref().and_then(|id| {
-            state
-                .catalog()
-                .instance(&InstanceKey {
-                    node: check.node.clone(),
-                    id: id.clone(),
-                })
-                .cloned()
-        });
+        let judged = check.judged();
+        let instance = judged.and_then(|key| state.catalog().instance(&key).cloned());
         let node = state
             .catalog()
             .node(&check.node)
@@ -595,6 +588,30 @@ impl Query for ReadTxn {
     fn ask(&self, state: &State) -> Answer<Self::Value> {
         let interest = self.0.ranges().map(Topic::Keys).collect();
         Answer::new(state, interest, state.read_txn(&self.0))
+    }
+}
+
+/// A transaction over the catalog that changes nothing.
+#[derive(Clone, Debug)]
+pub struct ReadCatalogTxn(pub CatalogTxn);
+
+impl Query for ReadCatalogTxn {
+    type Value = Result<Outcome, Rejection>;
+
+    fn ask(&self, state: &State) -> Answer<Self::Value> {
+        let interest = self.0.ops.iter().flat_map(|op| match op {
+            CatalogOp::Keys(op) => vec![Topic::Keys(op.range())],
+            CatalogOp::Read(CatalogKey::Node(node)) => vec![Topic::Node(node.clone())],
+            CatalogOp::Read(CatalogKey::Instance(key)) => vec![Topic::NodeServices(key.node.clone())],
+            CatalogOp::Read(CatalogKey::Check(key)) => {
+                vec![
+                    Topic::Node(key.node.clone()),
+                    Topic::NodeServices(key.node.clone()),
+                ]
+            }
+            CatalogOp::Set(..) | CatalogOp::Remove(..) | CatalogOp::EndLease(_) => Vec::new(),
+        });
+        Answer::new(state, interest.collect(), state.read_catalog_txn(&self.0))
     }
 }
 

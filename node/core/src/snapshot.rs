@@ -10,7 +10,8 @@ use crate::{
     codec::{self, DecodeError},
     id::{Index, Revision},
     limits,
-    state::{RULES_KNOWN, State},
+    rules::RULES_KNOWN,
+    state::State,
     time::Time,
 };
 

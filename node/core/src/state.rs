@@ -5,6 +5,7 @@
 //! make the same state on every node, and [`State::digest`] proves it. A command either is refused before anything
 //! is written, or is carried out whole.
 
+mod catalog_txn;
 mod deregister;
 mod expire;
 mod lease;
@@ -29,7 +30,7 @@ use crate::{
     event::{Change, Delta, Event, Topic},
     health::Health,
     id::{Index, InstanceKey, LeaseId, NodeName, Revision, SessionId},
-    kv::Kv,
+    kv::{Kv, Stroke},
     lease::Leases,
     limits,
     member::Liveness,
@@ -42,15 +43,12 @@ use crate::{
     writer::Writer,
 };
 
-/// The newest rules that this release knows: [`Command::RulesRaise`] goes no further.
-pub const RULES_KNOWN: u32 = 1;
-
 /// Everything that Spine knows.
 #[derive(Clone, Debug)]
 pub struct State {
     index: Index,
     time: Time,
-    rules: u32,
+    pub(crate) rules: u32,
     kv: Kv,
     catalog: Catalog,
     health: Health,
@@ -173,6 +171,7 @@ impl State {
     fn dispatch(&mut self, w: &mut Writer, request: &Request) -> Result<Outcome, Rejection> {
         let command = &request.command;
         command.check()?;
+        self.admits(command)?;
         if command.grows() {
             self.check_quota()?;
         }
@@ -184,7 +183,7 @@ impl State {
             Command::Deregister(deregister) => self.deregister(w, deregister),
             Command::CheckUpdate(update) => self.report(w, update),
             Command::LeaseGrant(grant) => self.grant_lease(w, *grant),
-            Command::LeaseRevoke(id) => self.revoke_lease(w, *id),
+            Command::LeaseRevoke(id) => self.revoke_lease(w, &mut Stroke::default(), *id),
             Command::Renew(renewals) => Ok(self.renew_all(renewals)),
             Command::Pulse => Ok(self.pulse(w)),
             Command::OpenSession => self.open_session(w),
@@ -196,6 +195,7 @@ impl State {
             Command::RulesRaise(rules) => self.raise_rules(*rules),
             Command::MemberStatus(report) => self.member_status(w, report),
             Command::MemberRemove(member) => self.member_remove(w, member),
+            Command::CatalogTxn(txn) => Ok(self.catalog_txn(w, txn)),
         }
     }
 
@@ -259,18 +259,6 @@ impl State {
         );
         w.emit(Change::CaRoots(root));
         Ok(Outcome::CaRootSet)
-    }
-
-    fn raise_rules(&mut self, rules: u32) -> Result<Outcome, Rejection> {
-        if rules <= self.rules || rules > RULES_KNOWN {
-            return Err(Rejection::RulesUnsupported {
-                asked: rules,
-                current: self.rules,
-                known: RULES_KNOWN,
-            });
-        }
-        self.rules = rules;
-        Ok(Outcome::RulesRaised(rules))
     }
 
     /// Appends events to the change log and marks what they touch.

@@ -6,10 +6,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     codec,
     command::{
-        CheckDefinition, CheckKind, CheckUpdate, Command, Delete, Deregister, Guard, LeaseGrant, LeaseOpen,
-        LeaseTerms, Locking, Put, Register, Service, Target, Txn, TxnOp, UpdateSource,
+        CatalogKey, CatalogOp, CatalogTxn, CheckDefinition, CheckKind, CheckUpdate, Command, Delete,
+        Deregister, Guard, LeaseGrant, LeaseOpen, LeaseTerms, Locking, Put, Register, Service, Target, Txn,
+        TxnOp, UpdateSource,
     },
-    id::Key,
+    id::{CheckKey, InstanceKey, Key},
     kv::KeyRange,
     limits,
     outcome::Rejection,
@@ -54,6 +55,7 @@ impl Command {
                 check_size("CA root", codec::encoded_len(root), limits::CA_ROOT_BYTES_MAX)
             }
             Self::Txn(txn) => check_txn(txn),
+            Self::CatalogTxn(txn) => check_catalog_txn(txn),
             Self::LeaseOpen(open) => check_lease(open),
             Self::Compact(_)
             | Self::LeaseRevoke(_)
@@ -74,7 +76,12 @@ impl Command {
             | Self::OpenSession
             | Self::CaRootSet(_)
             | Self::CaRootInitial(_) => true,
-            Self::Txn(txn) => txn.ops().any(|op| matches!(op, TxnOp::Put(_) | TxnOp::Lock(_))),
+            Self::Txn(txn) => txn.ops().any(op_grows),
+            Self::CatalogTxn(txn) => txn.ops.iter().any(|op| match op {
+                CatalogOp::Keys(op) => op_grows(op),
+                CatalogOp::Set(..) => true,
+                CatalogOp::Read(_) | CatalogOp::Remove(..) | CatalogOp::EndLease(_) => false,
+            }),
             Self::Delete(_)
             | Self::Compact(_)
             | Self::Deregister(_)
@@ -147,7 +154,11 @@ fn check_txn(txn: &Txn) -> Result<(), Rejection> {
     of(txn.then.len(), "operations of one transaction")?;
     of(txn.otherwise.len(), "operations of one transaction")?;
     check_size("transaction", codec::encoded_len(txn), limits::TXN_BYTES_MAX)?;
-    txn.ops().try_for_each(|op| match op {
+    txn.ops().try_for_each(check_op)
+}
+
+fn check_op(op: &TxnOp) -> Result<(), Rejection> {
+    match op {
         TxnOp::Put(put) => check_put(put),
         TxnOp::Delete(delete) => check_delete(delete),
         TxnOp::Lock(Locking { key, content, .. }) | TxnOp::Unlock(Locking { key, content, .. }) => {
@@ -156,7 +167,49 @@ fn check_txn(txn: &Txn) -> Result<(), Rejection> {
             check_size("value", size as u64, limits::VALUE_BYTES_MAX)
         }
         TxnOp::Read(_) | TxnOp::Check(_) => Ok(()),
+    }
+}
+
+fn op_grows(op: &TxnOp) -> bool {
+    matches!(op, TxnOp::Put(_) | TxnOp::Lock(_))
+}
+
+fn check_catalog_txn(txn: &CatalogTxn) -> Result<(), Rejection> {
+    check_count(
+        "operations of one transaction",
+        txn.ops.len(),
+        limits::TXN_OPS_MAX,
+    )?;
+    check_size("transaction", codec::encoded_len(txn), limits::TXN_BYTES_MAX)?;
+    txn.ops.iter().try_for_each(|op| match op {
+        CatalogOp::Keys(op) => check_op(op),
+        CatalogOp::Read(key) => check_catalog_key(key),
+        CatalogOp::Set(row, guard) => {
+            check_catalog_guard(*guard)?;
+            check_register(&row.registration())
+        }
+        CatalogOp::Remove(key, guard) => {
+            check_catalog_guard(*guard)?;
+            check_catalog_key(key)
+        }
+        CatalogOp::EndLease(_) => Ok(()),
     })
+}
+
+fn check_catalog_key(key: &CatalogKey) -> Result<(), Rejection> {
+    match key {
+        CatalogKey::Node(node) => node.check()?,
+        CatalogKey::Instance(InstanceKey { node, id }) => node.check().and_then(|()| id.check())?,
+        CatalogKey::Check(CheckKey { node, id }) => node.check().and_then(|()| id.check())?,
+    }
+    Ok(())
+}
+
+fn check_catalog_guard(guard: Guard) -> Result<(), Rejection> {
+    match guard {
+        Guard::Always | Guard::Absent | Guard::ModifyIndex(_) => Ok(()),
+        Guard::ModRevision(_) => Err(Rejection::invalid("rows of the catalog have no revision")),
+    }
 }
 
 fn check_lease(open: &LeaseOpen) -> Result<(), Rejection> {

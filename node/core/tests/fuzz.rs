@@ -15,11 +15,12 @@ use proptest::{
     test_runner::{RngAlgorithm, TestRng},
 };
 use spine_core::{
-    Author, CheckDefinition, CheckId, CheckKind, Command, Compare, Delete, Deregister, Entry, ExistingChecks,
-    Guard, InstanceId, KeyRange, LeaseGrant, LeaseId, LeaseOpen, LeaseTerms, Locking, NodeDefinition,
-    NodeName, Operand, Pace, Put, ReadKeys, Register, Relation, Renewal, RenewalRequest, Repeat, Request,
-    RequestId, Rights, Scope, Service, ServiceName, SessionId, State, Status, Target, TcpProbe, Thresholds,
-    Time, Ttl, Txn, TxnOp, WallTime, Weights, codec,
+    Author, CatalogKey, CatalogOp, CatalogRow, CatalogTxn, CheckDefinition, CheckId, CheckKind, Command,
+    Compare, Delete, Deregister, Entry, ExistingChecks, Guard, InstanceId, InstanceKey, KeyRange, LeaseGrant,
+    LeaseId, LeaseOpen, LeaseTerms, Locking, NodeDefinition, NodeName, Operand, Pace, Put, ReadKeys,
+    Register, Relation, Renewal, RenewalRequest, Repeat, Request, RequestId, Rights, Scope, Service,
+    ServiceName, SessionId, State, Status, Target, TcpProbe, Thresholds, Time, Ttl, Txn, TxnOp, WallTime,
+    Weights, codec,
     snapshot::{self, Header, Restore},
 };
 
@@ -268,19 +269,16 @@ fn commands() -> Vec<Command> {
         }),
         session(&node),
         txn(),
+        Command::RulesRaise(2),
+        catalog_txn(&node),
         Command::Renew(vec![RenewalRequest {
             author: Author::default(),
             rights: Rights::Open,
             renewal: Renewal::Lease(lease),
         }]),
         Command::Compact(spine_core::Revision(3)),
-        Command::Deregister(Deregister {
-            node: NodeName::parse("n9").expect("a name"),
-            target: Target::Node,
-            scope: Scope::Servers,
-        }),
+        deregister(),
         Command::Pulse,
-        Command::RulesRaise(2),
     ]
 }
 
@@ -296,6 +294,43 @@ fn session(node: &NodeName) -> Command {
             ..LeaseTerms::default()
         },
     }))
+}
+
+fn deregister() -> Command {
+    Command::Deregister(Deregister {
+        node: NodeName::parse("n9").expect("a name"),
+        target: Target::Node,
+        scope: Scope::Servers,
+    })
+}
+
+fn catalog_txn(node: &NodeName) -> Command {
+    let key = InstanceKey {
+        node: node.clone(),
+        id: InstanceId::parse("web").expect("an id"),
+    };
+    Command::CatalogTxn(CatalogTxn {
+        ops: vec![
+            CatalogOp::Keys(TxnOp::Put(Put {
+                key: "d".into(),
+                value: "value".into(),
+                flags: 300,
+                lease: None,
+                guard: Guard::Absent,
+                repeat: Repeat::Skip,
+            })),
+            CatalogOp::Set(
+                CatalogRow::Node(node.clone(), NodeDefinition::default()),
+                Guard::Always,
+            ),
+            CatalogOp::Read(CatalogKey::Instance(key.clone())),
+            CatalogOp::Remove(
+                CatalogKey::Instance(key),
+                Guard::ModifyIndex(spine_core::Index(300)),
+            ),
+            CatalogOp::EndLease(LeaseId(1 << 90)),
+        ],
+    })
 }
 
 fn txn() -> Command {

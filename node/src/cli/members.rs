@@ -1,7 +1,7 @@
 //! `spine members` and `spine leave`.
 
 use clap::{Args, Subcommand};
-use spine_client::Error;
+use spine_client::{Error, proto as v1};
 
 use super::{Connection, Printing, Streams, exit::Failure, print, rows::MemberRow};
 
@@ -33,8 +33,11 @@ impl Members {
         let client = self.connection.client()?;
         match self.command {
             None => {
-                let members = client.members.list().await?;
-                let rows: Vec<_> = members.into_iter().map(MemberRow::from).collect();
+                let v1::ListMembersResponse { members, rules, .. } = client.members.overview().await?;
+                let rows: Vec<_> = members
+                    .into_iter()
+                    .map(|member| MemberRow::within(member, rules))
+                    .collect();
                 Ok(print::rows(streams, self.printing.output, &rows)?)
             }
             Some(MembersCommand::Remove { name, force }) => {

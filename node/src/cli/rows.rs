@@ -122,6 +122,11 @@ pub(super) struct MemberRow {
     http_address: String,
     peer_address: String,
     version: String,
+    /// The newest that its release knows.
+    rules_known: u32,
+    /// Those in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rules: Option<u32>,
 }
 
 impl From<v1::Member> for MemberRow {
@@ -135,6 +140,7 @@ impl From<v1::Member> for MemberRow {
             version,
             leader,
             failed,
+            rules_known,
         } = member;
         Self {
             name,
@@ -145,11 +151,21 @@ impl From<v1::Member> for MemberRow {
             http_address,
             peer_address,
             version,
+            rules_known,
+            rules: None,
         }
     }
 }
 
 impl MemberRow {
+    /// The row of a member of a cluster in which these rules are in force.
+    pub(super) fn within(member: v1::Member, rules: u32) -> Self {
+        Self {
+            rules: Some(rules),
+            ..member.into()
+        }
+    }
+
     /// The row of an event, which doesn't tell who leads.
     pub(super) fn of_event(member: v1::Member) -> Self {
         Self {
@@ -160,7 +176,9 @@ impl MemberRow {
 }
 
 impl Row for MemberRow {
-    const HEADER: &'static [&'static str] = &["NAME", "LEADER", "STATUS", "GRPC", "HTTP", "PEER", "VERSION"];
+    const HEADER: &'static [&'static str] = &[
+        "NAME", "LEADER", "STATUS", "GRPC", "HTTP", "PEER", "VERSION", "RULES",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -171,6 +189,10 @@ impl Row for MemberRow {
             self.http_address.clone(),
             self.peer_address.clone(),
             self.version.clone(),
+            match self.rules {
+                Some(rules) if rules != self.rules_known => format!("{rules} (knows {})", self.rules_known),
+                _ => self.rules_known.to_string(),
+            },
         ]
     }
 }

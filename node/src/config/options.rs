@@ -114,6 +114,11 @@ pub struct Options {
     #[arg(long, env = "SPINE_HISTORY_AGE", value_name = "DURATION|off")]
     pub history_age: Option<OrOff<Span>>,
 
+    /// How long all servers must have run a newer release before the rules that it brings are in force, behind which there
+    /// is no way back; `always`: they are not while this server leads [default: 1m]
+    #[arg(long, env = "SPINE_RULES_HOLD", value_name = "DURATION|always")]
+    pub rules_hold: Option<OrAlways<Span>>,
+
     /// 32 bytes that seal the mesh CA's private key; without it that key is discarded when the CA is made
     #[arg(long, env = "SPINE_CA_SEAL_KEY", value_name = "FILE")]
     pub ca_seal_key: Option<PathBuf>,
@@ -159,6 +164,7 @@ impl Options {
             default_service_ttl: self.default_service_ttl.or(other.default_service_ttl),
             history_revisions: self.history_revisions.or(other.history_revisions),
             history_age: self.history_age.or(other.history_age),
+            rules_hold: self.rules_hold.or(other.rules_hold),
             ca_seal_key: self.ca_seal_key.or(other.ca_seal_key),
             probe_allow: self.probe_allow.or(other.probe_allow),
             connections_max: self.connections_max.or(other.connections_max),
@@ -266,6 +272,28 @@ impl<T> OrOff<T> {
     }
 }
 
+/// Something, or `always`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String", bound = "T: FromStr<Err = Malformed>")]
+pub enum OrAlways<T> {
+    /// Always.
+    Always,
+    /// As said.
+    As(T),
+}
+
+impl<T: FromStr> FromStr for OrAlways<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        if text == "always" {
+            Ok(Self::Always)
+        } else {
+            text.parse().map(Self::As)
+        }
+    }
+}
+
 /// A span of time, written as `30s`, `1m30s`, `100ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
@@ -330,6 +358,14 @@ macro_rules! from_string {
 from_string!(HostPort, Founder, Span);
 
 impl<T: FromStr<Err = Malformed>> TryFrom<String> for OrOff<T> {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        text.parse()
+    }
+}
+
+impl<T: FromStr<Err = Malformed>> TryFrom<String> for OrAlways<T> {
     type Error = Malformed;
 
     fn try_from(text: String) -> Result<Self, Malformed> {

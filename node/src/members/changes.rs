@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     peer::Links,
-    raft::{Change, ChangeError, Composition, Consensus, ELECTION_TIMEOUT, Peer, identity::Identity, wire},
+    raft::{
+        Change, ChangeError, Composition, Consensus, ELECTION_TIMEOUT, Peer, identity::Identity,
+        release::Release, wire,
+    },
 };
 
 /// After "not now" it is tried again.
@@ -106,7 +109,8 @@ impl Members {
             ));
         }
         if self.consensus.leads() {
-            return Ok(self.take_in(request.node_id, peer).await);
+            let release = Release::said(request.version, request.rules);
+            return Ok(self.take_in(request.node_id, peer, &release).await);
         }
         let leader = self.consensus.leader().borrow().clone();
         Ok(match leader {
@@ -124,7 +128,11 @@ impl Members {
     }
 
     /// Takes a server in as the leader.
-    async fn take_in(&self, node: u64, peer: Peer) -> Joined {
+    async fn take_in(&self, node: u64, peer: Peer, release: &Release) -> Joined {
+        let in_force = self.consensus.applied().borrow().state.rules();
+        if let Err(why) = release.fits(&peer.name, in_force) {
+            return Joined::Refused(why);
+        }
         let admission = |seen: &Composition| match decide::admission(seen, node, &peer) {
             Admission::Take(change) => Ok(change),
             decided => Err(decided),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use spine_core::RULES_KNOWN;
 use spine_proto::internal::v1::{
     self as proto, join_response::Result as JoinResult, members_client::MembersClient,
     remove_response::Result as RemoveResult,
@@ -53,6 +54,8 @@ pub async fn join(links: &Links, address: &str, me: &Peer, node: u64) -> Result<
         me: Some(wire::server_message(me)),
         node_id: node,
         forwarded: false,
+        rules: RULES_KNOWN,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     ask_join(links, address, request).await
 }

@@ -3,7 +3,13 @@
 //! [`Presence`] is what a server shows of itself from the moment its peer port is bound, before there is a Raft. It is
 //! served as the service `Hello`, and it is what this server introduces itself with when it asks.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::RwLock;
 use spine_proto::internal::v1::{
@@ -18,6 +24,7 @@ use crate::{
         Gate, Peer, Refusal,
         founding::{self, Founders, Founding, Introduction},
         recall::{Durable, Recall},
+        release::Release,
         roster::{Roster, Rosters, Seat},
         starts::Boot,
         wire::{self, Malformed},
@@ -41,6 +48,8 @@ struct Shared {
     /// The cluster, once it is durable here that this server is in it.
     cluster: RwLock<Option<Belonging>>,
     recall: Recall,
+    /// The rules in force, as far as they are known here.
+    rules: AtomicU32,
     links: Arc<Links>,
     home: RaftHome,
 }
@@ -80,6 +89,7 @@ impl Presence {
             founders,
             cluster: RwLock::default(),
             recall,
+            rules: AtomicU32::new(0),
             links,
             home,
         }))
@@ -260,7 +270,13 @@ impl Hello for Presence {
     ) -> Result<Response<proto::HelloResponse>, Status> {
         let malformed = |error: Malformed| Status::invalid_argument(error.to_string());
         let proto::HelloRequest { me, durable, known } = request.into_inner();
+        let release = me.as_ref().map(|me| Release::said(me.version.clone(), me.rules));
         let from = read_introduction(me).map_err(malformed)?;
+        // One that was in the cluster and comes back with an older release must not take part.
+        let in_force = self.0.rules.load(Ordering::Relaxed);
+        if let Some(Err(why)) = release.map(|release| release.fits(&from.name, in_force)) {
+            return Err(Status::failed_precondition(why));
+        }
         let durable = durable.ok_or(Malformed("durable")).map_err(malformed)?;
         let durable = wire::message_durable(durable).map_err(malformed)?;
         let before = self.hear(&from, durable, known.map(wire::message_boot)).await?;
@@ -302,9 +318,14 @@ impl Gate for Presence {
             }
         }
     }
+
+    fn rules_are(&self, rules: u32) {
+        self.0.rules.fetch_max(rules, Ordering::Relaxed);
+    }
 }
 
 fn introduction_message(introduction: &Introduction) -> proto::Introduction {
+    let own = Release::own();
     proto::Introduction {
         name: introduction.name.clone(),
         node_id: introduction.node,
@@ -316,6 +337,8 @@ fn introduction_message(introduction: &Introduction) -> proto::Introduction {
         founding: introduction.founding.as_ref().map(wire::founding_message),
         peer_address: introduction.address.clone(),
         roster: introduction.roster.as_ref().map(wire::roster_message),
+        rules: own.rules,
+        version: own.version,
     }
 }
 

@@ -82,13 +82,24 @@ impl Checkpoints {
     }
 
     /// Loads the newest one that verifies; `None` if there was never one.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Newer`] if one was written by a newer release: going on from an older one, this release would meet in
+    /// the log what it doesn't know.
     pub fn load(&self) -> Result<Option<Loaded>, CheckpointError> {
-        let mut found = None;
+        let (mut found, mut newer) = (None, None);
         let loaded = self.engine.newest_verified(&mut |header, chunks| {
+            if let Err(error) = check_release(header) {
+                newer.get_or_insert(error.clone());
+                return Err(error);
+            }
             found = Some(read(header, chunks)?);
             Ok(())
-        })?;
-        Ok(loaded.map(|loaded| {
+        });
+        if let Some(newer) = newer {
+            return Err(CheckpointError::Newer(newer));
+        }
+        Ok(loaded?.map(|loaded| {
             let (meta, identity, applied) = found.expect("a generation verifies by being read");
             let (generation, passed_over) = (loaded.generation, loaded.passed_over);
             Loaded {
@@ -144,6 +155,17 @@ impl Checkpoints {
     }
 }
 
+/// Refuses what a newer release has written. What is no header is no concern of this: see [`read`].
+fn check_release(header: &Header) -> Result<(), String> {
+    let Ok(meta) = Meta::decode(header.meta.clone()) else {
+        return Ok(());
+    };
+    match snapshot::Header::decode(&meta.state).map(snapshot::Restore::new) {
+        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Ok(_)) | Err(_) => Ok(()),
+    }
+}
+
 /// Builds the state of a checkpoint and compares it with what the header says.
 fn read(header: &Header, chunks: &mut Chunks<'_>) -> Result<(Meta, Identity, Applied), String> {
     let malformed = |error: Malformed| error.to_string();
@@ -189,6 +211,41 @@ pub(super) fn snapshot_meta(applied: &Applied) -> Option<SnapshotMeta> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{storage::memory::MemoryEngine, world::rng::OsRng};
+
+    #[test]
+    fn nothing_goes_on_from_before_what_a_newer_release_wrote() {
+        let engine = Arc::new(MemoryEngine::new());
+        let checkpoints = Checkpoints::new(engine.clone());
+        let identity = Identity::found(&OsRng);
+        let applied = Applied {
+            position: None,
+            membership: Arc::default(),
+            state: spine_core::State::new(),
+        };
+        checkpoints.write(&identity, &applied, 0).unwrap();
+        assert!(checkpoints.load().unwrap().is_some());
+        let newer = snapshot::Header {
+            rules: spine_core::RULES_KNOWN + 1,
+            ..snapshot::Header::of(&applied.state)
+        };
+        let meta = Meta {
+            identity: identity.encode(),
+            state: newer.encode().into(),
+            ..Meta::default()
+        };
+        let header = Header {
+            log_index: 0,
+            meta: meta.encode_to_vec().into(),
+        };
+        let written = engine.write(&header, &mut std::iter::empty(), &mut |_, _| Ok(()));
+        assert!(written.is_ok());
+        let refused = checkpoints.load().map(|_| ()).unwrap_err().to_string();
+        assert!(
+            refused.contains("newer release") && refused.contains("start this server with that release"),
+            "{refused}"
+        );
+    }
 
     #[test]
     fn due_after_half_the_state_but_between_32_and_512_mb() {

@@ -29,6 +29,9 @@ pub trait Gate: Send + Sync + Debug {
 
     /// Who is in the cluster has changed, by this node's own log. Must not wait.
     fn members_are(&self, rosters: Rosters);
+
+    /// These rules are in force: whoever doesn't know them can't take part. Must not wait.
+    fn rules_are(&self, rules: u32);
 }
 
 /// Whether `identity` is meant, by somebody whom it hears.
@@ -64,4 +67,6 @@ impl Gate for OpenGate {
     }
 
     fn members_are(&self, _: Rosters) {}
+
+    fn rules_are(&self, _: u32) {}
 }

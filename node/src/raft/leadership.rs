@@ -227,8 +227,9 @@ pub(super) struct Following {
     pub(super) cluster: ClusterId,
     pub(super) told: Arc<Told>,
     pub(super) links: Arc<Links>,
-    /// Is told who is in the cluster.
+    /// Is told who is in the cluster, and the rules in force.
     pub(super) gate: Arc<dyn Gate>,
+    pub(super) applied: watch::Receiver<super::Applied>,
     /// Is told who leads.
     pub(super) tell: watch::Sender<Option<Leader>>,
 }
@@ -242,6 +243,7 @@ pub(super) async fn follow(following: Following) {
         told,
         links,
         gate,
+        applied,
         tell,
     } = following;
     let mut metrics = raft.server_metrics();
@@ -262,6 +264,7 @@ pub(super) async fn follow(following: Following) {
         {
             gate.members_are(rosters);
         }
+        gate.rules_are(applied.borrow().state.rules());
         let heard = |id: &u64| *id == seen.id || told.hears_leader();
         let leader = seen.current_leader.filter(heard).and_then(|id| {
             let peer = seen.membership_config.membership().get_node(&id)?;

@@ -24,6 +24,7 @@ mod membership;
 mod network;
 mod note;
 pub mod recall;
+pub mod release;
 pub mod roster;
 mod rpc;
 mod server;
@@ -244,12 +245,14 @@ impl Consensus {
         let campaign = gate.may_vote();
         let following = {
             let (told, links, gate) = (told.clone(), links.clone(), gate.clone());
+            let applied = applied.clone();
             move |raft| Following {
                 raft,
                 cluster: identity.cluster,
                 told,
                 links,
                 gate,
+                applied,
                 tell: tell_leader,
             }
         };

@@ -14,7 +14,7 @@ use openraft::{
     type_config::alias::SnapshotOf,
 };
 use spine_api::hub::Hub;
-use spine_core::{Event, State, codec};
+use spine_core::{Event, RULES_KNOWN, State, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -268,12 +268,21 @@ fn apply(next: &mut Applied, entry: LogEntry, events: &mut Vec<Event>) -> io::Re
             Ok(Response::default())
         }
         EntryPayload::Normal(payload) => {
+            let impossible = |why: String| {
+                let text = format!("the log entry at {} can't be applied: {why}", entry.log_id);
+                io::Error::other(text)
+            };
             let decoded = codec::decode_entry(&payload.0).map_err(|error| {
-                io::Error::other(format!(
-                    "the log entry at {} can't be applied: {error}",
-                    entry.log_id
+                impossible(format!(
+                    "{error}; if this server ran a newer release before, start that again"
                 ))
             })?;
+            if let Some(rules) = decoded.unknown_rules() {
+                return Err(impossible(format!(
+                    "it raises the rules to {rules}, and this release knows up to {RULES_KNOWN}: start this server with the \
+                     release that the others run"
+                )));
+            }
             let batch = next.state.apply(&decoded);
             events.extend(batch.events);
             Ok(Response(batch.applied))

@@ -22,7 +22,7 @@ use super::{
     submit::{Over, TURN_EVERY},
 };
 use crate::{
-    leader::{Duties, Duty, Heard, HistoryKept, View},
+    leader::{Duties, Duty, Heard, Policy, View},
     limits::ENTRIES_IN_FLIGHT_MAX,
     raft::{Consensus, Leader, ProposeError},
     world::clock::Clock,
@@ -93,7 +93,7 @@ impl Leading {
         clock: Arc<dyn Clock>,
         time: ClusterClock,
         node: u64,
-        history: HistoryKept,
+        policy: Policy,
         entry_bytes_max: u64,
     ) -> Self {
         let (tell_landed, landings) = mpsc::unbounded_channel();
@@ -104,7 +104,7 @@ impl Leading {
             clock,
             time,
             lag: Lag::default(),
-            duties: Duties::new(node, history, now),
+            duties: Duties::new(node, policy, now),
             heard: Heard::new(),
             members: BTreeSet::new(),
             listen_at: now,

@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{ask::Queue, clock::ClusterClock, follow::Follower, lead::Leading};
 use crate::{
-    leader::HistoryKept,
+    leader::Policy,
     raft::{Consensus, Leader},
     world::clock::Clock,
 };
@@ -43,7 +43,7 @@ pub(super) struct Submitter {
     pub(super) consensus: Arc<Consensus>,
     pub(super) hub: Arc<Hub>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) history: HistoryKept,
+    pub(super) policy: Policy,
     pub(super) entry_bytes_max: u64,
     pub(super) follower: Follower,
 }
@@ -116,7 +116,7 @@ impl Submitter {
             self.clock.clone(),
             ClusterClock::start(time, self.clock.monotonic()),
             self.node,
-            self.history,
+            self.policy,
             self.entry_bytes_max,
         ))
     }

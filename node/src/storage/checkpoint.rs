@@ -99,6 +99,9 @@ pub enum CheckpointError {
         /// What was found.
         what: String,
     },
+    /// A generation was written by a newer release: what an older one says must not take its place.
+    #[error("written by a newer release: {0}; start this server with that release again")]
+    Newer(String),
     /// No generation verifies. The log alone can't make up for it: the state must come from a peer or a backup.
     #[error("no checkpoint generation verifies: {0}")]
     NoneVerified(String),

@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::{Registry as Series, Unit},
 };
 use spine_api::{NodeStatus, Role};
-use spine_core::{Status, limits::STATE_BYTES_MAX};
+use spine_core::{RULES_KNOWN, Status, limits::STATE_BYTES_MAX};
 
 use crate::{
     metrics_sink::{NodeMetrics, Request},
@@ -58,6 +58,11 @@ pub const SERIES: &[Row] = &[
     row(
         "spine_index",
         "The newest index: requests applied since the cluster was founded",
+    ),
+    row("spine_rules", "The rules in force in the cluster"),
+    row(
+        "spine_rules_known",
+        "The newest rules that this server's release knows; where all servers know newer ones than are in force, they are about to be raised",
     ),
     row("spine_state_bytes", "Bytes of replicated state, history included"),
     row(
@@ -195,6 +200,8 @@ pub struct Metrics {
     committed: Position,
     applied: Position,
     index: Position,
+    rules: Position,
+    rules_known: Position,
     state_bytes: Position,
     quota_bytes: Position,
     quota_alarm: Gauge,
@@ -245,6 +252,8 @@ impl Metrics {
             committed: Gauge::default(),
             applied: Gauge::default(),
             index: Gauge::default(),
+            rules: Gauge::default(),
+            rules_known: Gauge::default(),
             state_bytes: Gauge::default(),
             quota_bytes: Gauge::default(),
             quota_alarm: Gauge::default(),
@@ -295,6 +304,8 @@ impl Metrics {
         );
         add("spine_raft_applied_position", Metric::of(self.applied.clone()));
         add("spine_index", Metric::of(self.index.clone()));
+        add("spine_rules", Metric::of(self.rules.clone()));
+        add("spine_rules_known", Metric::of(self.rules_known.clone()));
         add("spine_state_bytes", Metric::of(self.state_bytes.clone()));
         add("spine_state_quota_bytes", Metric::of(self.quota_bytes.clone()));
         add("spine_state_quota_alarm", Metric::of(self.quota_alarm.clone()));
@@ -371,6 +382,8 @@ impl Metrics {
         self.committed.set(status.committed);
         self.applied.set(status.applied);
         self.index.set(status.index.0);
+        self.rules.set(status.rules.into());
+        self.rules_known.set(RULES_KNOWN.into());
         self.state_bytes.set(status.state_bytes);
         self.quota_bytes.set(STATE_BYTES_MAX);
         self.quota_alarm.set(i64::from(status.state_bytes > SLOW_FROM));
@@ -574,6 +587,7 @@ pub(crate) mod tests {
             applied: 10,
             index: Index(42),
             time: Time(0),
+            rules: 1,
             state_bytes: 1 << 33,
             ready: true,
         }
@@ -614,6 +628,7 @@ pub(crate) mod tests {
         for line in [
             "spine_raft_applied_position 10",
             "spine_state_bytes 8589934592",
+            "spine_rules 1",
             "spine_waiters 5",
             "spine_connections{port=\"http\"} 1",
             "spine_log_flush_duration_seconds_count 1",

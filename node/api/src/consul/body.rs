@@ -86,6 +86,8 @@ pub(crate) struct ServiceBody {
     pub(crate) connect: Option<Value>,
     pub(crate) check: Option<CheckBody>,
     pub(crate) checks: Vec<CheckBody>,
+    /// Of transactions alone.
+    pub(crate) modifyindex: u64,
 }
 
 /// An address with a port.
@@ -180,6 +182,8 @@ pub(crate) struct CatalogCheckBody {
     pub(crate) status: String,
     pub(crate) output: String,
     pub(crate) serviceid: String,
+    /// Of transactions alone.
+    pub(crate) modifyindex: u64,
 }
 
 /// The body of `catalog/deregister`.

@@ -68,7 +68,7 @@ fn registration(body: RegisterBody) -> Result<Register, Failure> {
     })
 }
 
-fn catalog_service(mut body: ServiceBody) -> Result<Service, Failure> {
+pub(crate) fn catalog_service(mut body: ServiceBody) -> Result<Service, Failure> {
     body.name = std::mem::take(&mut body.service);
     if body.name.is_empty() {
         return Err(Failure::bad_request(
@@ -78,7 +78,7 @@ fn catalog_service(mut body: ServiceBody) -> Result<Service, Failure> {
     definition::service(body)
 }
 
-fn catalog_check(node: &NodeName, body: CatalogCheckBody) -> Result<CheckDefinition, Failure> {
+pub(crate) fn catalog_check(node: &NodeName, body: CatalogCheckBody) -> Result<CheckDefinition, Failure> {
     if !body.node.is_empty() && body.node != node.as_str() {
         return Err(Failure::bad_request(format!(
             "check node {:?} does not match node {:?}",

@@ -289,6 +289,8 @@ fn rejection_status(rejection: &Rejection) -> StatusCode {
         Rejection::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         // The cluster is full: nothing is wrong with the request, and waiting may help.
         Rejection::TooMany { .. } | Rejection::QuotaExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
+        // Not until every server can do it.
+        Rejection::RulesTooLow { .. } => StatusCode::NOT_IMPLEMENTED,
         _ => StatusCode::BAD_REQUEST,
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use spine_core::{
     Change, Check, CheckDefinition, CheckKind, Delta, Endpoint, Event, Instance, Key, KvRow, LeaseId,
-    Liveness, Member, MemberStatus, Node, NodeName, Pace, Service, Status,
+    Liveness, Member, MemberStatus, Node, NodeName, Pace, RULES_KNOWN, Service, Status,
 };
 use spine_proto::v1::{self, check_definition::Kind, event::Change as WireChange};
 
@@ -208,6 +208,7 @@ pub(super) fn member(member: &Member, status: MemberStatus, leader: Option<&Node
         version: member.version.to_string(),
         leader: leader == Some(&member.name),
         failed: status == MemberStatus::Failed,
+        rules_known: member.rules,
     }
 }
 
@@ -240,6 +241,8 @@ pub(super) fn server_status(status: &NodeStatus, version: &str) -> v1::ServerSta
         state_bytes: status.state_bytes,
         ready: status.ready,
         version: version.to_owned(),
+        rules: status.rules,
+        rules_known: RULES_KNOWN,
     }
 }
 

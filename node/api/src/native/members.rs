@@ -73,5 +73,6 @@ async fn list_members(door: &Door, cx: &Context) -> Result<v1::ListMembersRespon
     Ok(v1::ListMembersResponse {
         header: Some(header),
         members,
+        rules: door.registry.status().rules,
     })
 }

@@ -164,7 +164,8 @@ fn code_of_rejection(rejection: &Rejection) -> Code {
         | Rejection::CheckCritical(_)
         | Rejection::UnknownSession(_)
         | Rejection::AnsweredBefore { .. }
-        | Rejection::RulesUnsupported { .. } => Code::FailedPrecondition,
+        | Rejection::RulesUnsupported { .. }
+        | Rejection::RulesTooLow { .. } => Code::FailedPrecondition,
         Rejection::Compacted { .. } | Rejection::FutureRevision { .. } => Code::OutOfRange,
     }
 }

@@ -13,7 +13,7 @@ pub(crate) use self::update::cut;
 pub use self::{aggregate::worst, assign::ranking, threshold::Counter};
 use crate::{
     command::{CheckDefinition, Status},
-    id::{CheckId, CheckKey, Index, InstanceId, NodeName},
+    id::{CheckId, CheckKey, Index, InstanceId, InstanceKey, NodeName},
     table::Table,
     time::Time,
     tree::{Stamped, Tree},
@@ -49,6 +49,13 @@ impl Check {
             node: self.node.clone(),
             id: self.definition.id.clone(),
         }
+    }
+
+    /// The instance that it judges; `None`: the node.
+    pub fn judged(&self) -> Option<InstanceKey> {
+        let id = self.definition.service.clone()?;
+        let node = self.node.clone();
+        Some(InstanceKey { node, id })
     }
 }
 

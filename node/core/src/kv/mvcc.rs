@@ -409,13 +409,18 @@ impl Kv {
 
     /// A lease is over: the keys that go with it are deleted, and its locks given back, in one revision; with `delete` the
     /// keys that it locked are deleted as well. How many are deleted, and the keys whose locks it held.
-    pub(crate) fn end_lease(&mut self, w: &mut Writer, lease: LeaseId, delete: bool) -> (u64, Vec<Key>) {
-        let mut stroke = Stroke::default();
+    pub(crate) fn end_lease(
+        &mut self,
+        w: &mut Writer,
+        stroke: &mut Stroke,
+        lease: LeaseId,
+        delete: bool,
+    ) -> (u64, Vec<Key>) {
         let locked: Vec<_> = self.locked_by(lease).cloned().collect();
         let attached: Vec<_> = self.of_lease(lease).cloned().collect();
-        let mut deleted = self.remove_all(w, &mut stroke, &attached);
+        let mut deleted = self.remove_all(w, stroke, &attached);
         if delete {
-            deleted += self.remove_all(w, &mut stroke, &locked);
+            deleted += self.remove_all(w, stroke, &locked);
         }
         for key in &locked {
             let Some(row) = self.rows.get(key) else { continue };
@@ -425,7 +430,7 @@ impl Kv {
                 lease: row.lease,
                 lock: None,
             };
-            self.store(w, &mut stroke, key, fresh, Repeat::Skip);
+            self.store(w, stroke, key, fresh, Repeat::Skip);
         }
         (deleted, locked)
     }

@@ -196,7 +196,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    fn rows(&mut self, count: usize) -> Result<(), Rejection> {
+    pub(crate) fn rows(&mut self, count: usize) -> Result<(), Rejection> {
         self.rows = self
             .rows
             .checked_sub(count)
@@ -204,8 +204,8 @@ impl Budget {
         Ok(())
     }
 
-    fn answer(&mut self, row: &KvRow, key: &Key) -> Result<(), Rejection> {
-        let size = (row.value.len() + key.len()) as u64;
+    /// So many bytes are answered with.
+    pub(crate) fn answer(&mut self, size: u64) -> Result<(), Rejection> {
         self.bytes = self.bytes.checked_sub(size).ok_or_else(|| Rejection::TooLarge {
             what: "answer of the transaction".into(),
             size: limits::TXN_ANSWER_BYTES_MAX as u64 - self.bytes + size,
@@ -255,7 +255,7 @@ impl Kv {
             return Ok(Err(Unmet::Absent));
         }
         for (key, row) in &page.rows {
-            budget.answer(row, key)?;
+            budget.answer((row.value.len() + key.len()) as u64)?;
         }
         Ok(Ok(OpDone::Read {
             rows: page.rows,

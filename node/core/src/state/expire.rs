@@ -6,6 +6,7 @@ use crate::{
     deadline::DeadlineKey,
     health::Check,
     id::{CheckKey, InstanceKey},
+    kv::Stroke,
     limits,
     outcome::Outcome,
     time::Time,
@@ -31,7 +32,7 @@ impl State {
     fn expire(&mut self, w: &mut Writer, at: Time, key: DeadlineKey) {
         match key {
             DeadlineKey::Lease(id) => {
-                self.revoke_lease(w, id)
+                self.revoke_lease(w, &mut Stroke::default(), id)
                     .expect("a deadline of a lease goes when the lease goes");
             }
             DeadlineKey::CheckTtl(check) => self.silence(w, &check),

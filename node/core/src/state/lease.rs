@@ -6,6 +6,7 @@ use crate::{
     deadline::DeadlineKey,
     event::Change,
     id::{CheckKey, LeaseId, NodeName},
+    kv::Stroke,
     lease::{Lease, Terms},
     limits,
     outcome::{Outcome, Rejection},
@@ -83,12 +84,17 @@ impl State {
     }
 
     /// Ends a lease: its keys go, its locks are given back or deleted, and their delay begins.
-    pub(super) fn revoke_lease(&mut self, w: &mut Writer, id: LeaseId) -> Result<Outcome, Rejection> {
+    pub(super) fn revoke_lease(
+        &mut self,
+        w: &mut Writer,
+        stroke: &mut Stroke,
+        id: LeaseId,
+    ) -> Result<Outcome, Rejection> {
         let Some(terms) = self.leases.remove(id) else {
             return Err(Rejection::UnknownLease(id));
         };
         self.deadlines.clear(&DeadlineKey::Lease(id));
-        let (keys, locked) = self.kv.end_lease(w, id, terms.end == LeaseEnd::Delete);
+        let (keys, locked) = self.kv.end_lease(w, stroke, id, terms.end == LeaseEnd::Delete);
         if terms.lock_delay > Ttl(0) {
             let until = w.time.after(terms.lock_delay);
             for key in locked {

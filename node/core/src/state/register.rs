@@ -227,11 +227,7 @@ impl State {
 
     /// The service whose instance a check judges.
     pub(super) fn service_of(&self, check: &Check) -> Option<ServiceName> {
-        let id = check.definition.service.clone()?;
-        let instance = self.catalog.instance(&InstanceKey {
-            node: check.node.clone(),
-            id,
-        })?;
+        let instance = self.catalog.instance(&check.judged()?)?;
         Some(instance.service.name.clone())
     }
 

@@ -36,7 +36,8 @@ impl State {
             | Command::CaRootInitial(_)
             | Command::MemberStatus(_)
             | Command::RulesRaise(_)
-            | Command::MemberRemove(_) => None,
+            | Command::MemberRemove(_)
+            | Command::CatalogTxn(_) => None,
         }
     }
 

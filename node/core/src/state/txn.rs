@@ -70,7 +70,7 @@ impl State {
         })
     }
 
-    fn operate(
+    pub(super) fn operate(
         &mut self,
         w: &mut Writer,
         stroke: &mut Stroke,

@@ -6,14 +6,15 @@ mod answers;
 mod naive;
 mod steps;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use naive::{Model, Place};
 use proptest::prelude::*;
 use spine_core::{
-    Applied, Assignment, Author, CheckKey, CheckKind, CheckUpdate, Command, Entry, Guard, Index, InstanceKey,
-    KeyRange, MemberStatus, Register, Renewal, RenewalRequest, Request, RequestId, Revision, Rights,
-    SessionId, State, Time, TxnOp, UpdateSource, WallTime, codec,
+    Applied, Assignment, Author, CatalogDone, CatalogOp, CatalogUnmet, CheckKey, CheckKind, CheckUpdate,
+    Command, Entry, Guard, Index, InstanceKey, Key, KeyRange, MemberStatus, Outcome, Register, Renewal,
+    RenewalRequest, Request, RequestId, Revision, Rights, SessionId, State, Time, TxnOp, UpdateSource,
+    WallTime, codec,
     snapshot::{self, Header, Restore},
 };
 use steps::{Ask, Step, What};
@@ -101,11 +102,16 @@ fn request(model: &Model, ask: &Ask) -> Request {
 
 fn resolved(model: &Model, command: &Command) -> Command {
     let mut command = command.clone();
-    let row = |key| model.keys.now().get(key).map(|row| row.modified);
-    let guard = |guard: &mut Guard, key| match (*guard, row(key)) {
+    let row = |key: &Key| model.keys.now().get(key).map(|row| row.modified);
+    let guard = |guard: &mut Guard, key: &Key| match (*guard, row(key)) {
         (Guard::ModifyIndex(Index(0)), Some((index, _))) => *guard = Guard::ModifyIndex(index),
         (Guard::ModRevision(Revision(0)), Some((_, revision))) => *guard = Guard::ModRevision(revision),
         _ => {}
+    };
+    let of_keys = |op: &mut TxnOp| match op {
+        TxnOp::Put(put) => guard(&mut put.guard, &put.key),
+        TxnOp::Delete(delete) => guard(&mut delete.guard, &delete.range.start),
+        TxnOp::Read(_) | TxnOp::Lock(_) | TxnOp::Unlock(_) | TxnOp::Check(_) => {}
     };
     match &mut command {
         Command::Put(put) => guard(&mut put.guard, &put.key),
@@ -122,12 +128,20 @@ fn resolved(model: &Model, command: &Command) -> Command {
                 *assignment = now.unwrap_or_else(|| assignment.clone());
             }
         }
-        Command::Txn(txn) => {
-            for op in txn.then.iter_mut().chain(&mut txn.otherwise) {
-                match op {
-                    TxnOp::Put(put) => guard(&mut put.guard, &put.key),
-                    TxnOp::Delete(delete) => guard(&mut delete.guard, &delete.range.start),
-                    TxnOp::Read(_) | TxnOp::Lock(_) | TxnOp::Unlock(_) | TxnOp::Check(_) => {}
+        Command::Txn(txn) => txn.then.iter_mut().chain(&mut txn.otherwise).for_each(of_keys),
+        Command::CatalogTxn(txn) => {
+            for op in &mut txn.ops {
+                let (key, guard) = match op {
+                    CatalogOp::Keys(op) => {
+                        of_keys(op);
+                        continue;
+                    }
+                    CatalogOp::Set(row, guard) => (row.key(), guard),
+                    CatalogOp::Remove(key, guard) => (key.clone(), guard),
+                    CatalogOp::Read(_) | CatalogOp::EndLease(_) => continue,
+                };
+                if let (Guard::ModifyIndex(Index(0)), Some(index)) = (*guard, model.modified(&key)) {
+                    *guard = Guard::ModifyIndex(index);
                 }
             }
         }
@@ -188,8 +202,33 @@ fn renewal_does_the_same(state: &State, time: Time, request: &Request) {
 }
 
 fn shown(applied: &Applied) -> (u64, naive::Told) {
-    let result = applied.result.clone();
+    let result = applied.result.clone().map(in_short);
     (applied.index.0, result.map_err(|rejection| rejection.row().code))
+}
+
+/// An outcome without what the model doesn't know: texts of refusals, and the words of the check that a report makes.
+fn in_short(mut outcome: Outcome) -> Outcome {
+    match &mut outcome {
+        Outcome::CatalogTxn { done, .. } => {
+            for one in done {
+                if let CatalogDone::Check(check, _) = one
+                    && check.implicit
+                {
+                    let check = Arc::make_mut(check);
+                    (check.definition.name, check.definition.notes) = ("".into(), "".into());
+                }
+            }
+        }
+        Outcome::CatalogTxnUnmet { unmet } => {
+            for one in unmet {
+                if let CatalogUnmet::Refused(rejection) = &one.why {
+                    one.why = naive::refused(rejection.row().code);
+                }
+            }
+        }
+        _ => {}
+    }
+    outcome
 }
 
 fn compare(state: &State, model: &Model) {

@@ -2,6 +2,7 @@
 //! that it ends. Written from the contract, not from the core, of which it knows commands and outcomes alone.
 
 mod catalog;
+mod catalog_txn;
 mod health;
 mod keys;
 mod leases;
@@ -17,6 +18,7 @@ use spine_core::{
 
 pub(crate) use self::{
     catalog::{Instance, Node, Place, check, service},
+    catalog_txn::refused,
     health::Check,
     keys::{Keys, Row},
     leases::Lease,
@@ -48,6 +50,8 @@ pub(crate) struct Model {
     pub(crate) terms: BTreeMap<Place, (NodeName, Index, u64)>,
     terms_begun: u64,
     rooted: bool,
+    /// The rules, once they were raised.
+    raised: Option<u32>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     /// Every session that was ever opened.
     pub(crate) opened: Vec<SessionId>,
@@ -152,8 +156,17 @@ impl Model {
                 self.rooted = true;
                 Ok(Outcome::CaRootSet)
             }
+            Command::RulesRaise(rules) if *rules > self.rules() && *rules <= 2 => {
+                self.raised = Some(*rules);
+                Ok(Outcome::RulesRaised(*rules))
+            }
             Command::RulesRaise(_) => Err("rules_unsupported"),
+            Command::CatalogTxn(txn) => self.catalog_txn(txn),
         }
+    }
+
+    fn rules(&self) -> u32 {
+        self.raised.unwrap_or(1)
     }
 
     fn renew(&mut self, renewal: &Renewal) -> Renewed {

@@ -2,11 +2,11 @@
 
 use proptest::{prelude::*, sample::select};
 use spine_core::{
-    Assignment, CaRoot, CheckDefinition, CheckId, CheckKind, CheckUpdate, Command, Compare, Delete,
-    Deregister, ExistingChecks, Guard, Index, InstanceId, Key, KeyRange, LeaseEnd, LeaseGrant, LeaseId,
-    LeaseOpen, LeaseTerms, Locking, Member, MemberName, MemberReport, MemberStatus, NodeDefinition, NodeName,
-    Operand, Pace, Put, ReadKeys, Register, Relation, Repeat, Revision, Scope, Status, Target, TcpProbe, Ttl,
-    Txn, TxnOp, UpdateSource, WallTime,
+    Assignment, CaRoot, CatalogKey, CatalogOp, CatalogRow, CatalogTxn, CheckDefinition, CheckId, CheckKey,
+    CheckKind, CheckUpdate, Command, Compare, Delete, Deregister, ExistingChecks, Guard, Index, InstanceId,
+    InstanceKey, Key, KeyRange, LeaseEnd, LeaseGrant, LeaseId, LeaseOpen, LeaseTerms, Locking, Member,
+    MemberName, MemberReport, MemberStatus, NodeDefinition, NodeName, Operand, Pace, Put, ReadKeys, Register,
+    Relation, Repeat, Revision, Scope, Status, Target, TcpProbe, Ttl, Txn, TxnOp, UpdateSource, WallTime,
 };
 
 use super::naive;
@@ -83,6 +83,7 @@ fn command() -> impl Strategy<Value = Command> {
         2 => lease_open(),
         1 => lease().prop_map(Command::LeaseRevoke),
         6 => txn(),
+        6 => catalog_txn(),
         5 => Just(Command::Pulse),
         1 => Just(Command::OpenSession),
         2 => member_up(),
@@ -90,7 +91,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => member_remove(),
         1 => select(&["r1", "r2"][..]).prop_map(|id| Command::CaRootInitial(root(id))),
         1 => select(&["r1", "r2"][..]).prop_map(|id| Command::CaRootSet(root(id))),
-        1 => (0..3_u32).prop_map(Command::RulesRaise),
+        2 => (0..4_u32).prop_map(Command::RulesRaise),
     ]
 }
 
@@ -192,6 +193,45 @@ fn txn() -> impl Strategy<Value = Command> {
             otherwise,
         })
     })
+}
+
+fn catalog_txn() -> impl Strategy<Value = Command> {
+    let ops = prop::collection::vec(catalog_op(), 0..4);
+    ops.prop_map(|ops| Command::CatalogTxn(CatalogTxn { ops }))
+}
+
+fn catalog_op() -> impl Strategy<Value = CatalogOp> {
+    let of_node = register().prop_map(|command| match command {
+        Command::Register(register) => match (register.node_update, register.service) {
+            (None, Some(service)) => CatalogRow::Instance(register.node, Box::new(service)),
+            (definition, _) => CatalogRow::Node(register.node, definition.unwrap_or_default()),
+        },
+        other => unreachable!("{other:?}"),
+    });
+    let of_check = (node(), check()).prop_map(|(node, check)| CatalogRow::Check(node, Box::new(check)));
+    let row = prop_oneof![3 => of_node, 2 => of_check];
+    let key = || {
+        prop_oneof![
+            1 => node().prop_map(CatalogKey::Node),
+            2 => (node(), instance()).prop_map(|(node, id)| CatalogKey::Instance(InstanceKey { node, id })),
+            2 => (node(), check_id()).prop_map(|(node, id)| CatalogKey::Check(CheckKey { node, id })),
+        ]
+    };
+    prop_oneof![
+        3 => txn_op().prop_map(CatalogOp::Keys),
+        2 => key().prop_map(CatalogOp::Read),
+        6 => (row, row_guard()).prop_map(|(row, guard)| CatalogOp::Set(row, guard)),
+        2 => (key(), row_guard()).prop_map(|(key, guard)| CatalogOp::Remove(key, guard)),
+        1 => lease().prop_map(CatalogOp::EndLease),
+    ]
+}
+
+/// Rows of the catalog have no revision, so a guard that asks for one is seldom.
+fn row_guard() -> impl Strategy<Value = Guard> {
+    prop_oneof![20 => guard().prop_map(|guard| match guard {
+        Guard::ModRevision(Revision(at)) => Guard::ModifyIndex(Index(at)),
+        guard => guard,
+    }), 1 => guard()]
 }
 
 fn txn_op() -> impl Strategy<Value = TxnOp> {

@@ -1,5 +1,6 @@
 //! The language of the golden scripts.
 
+mod catalog_txn;
 mod parse;
 mod show;
 mod txn;
@@ -14,8 +15,8 @@ use goldenscript::{ArgumentConsumer, Context, Runner};
 use spine_core::{
     AllChecks, AllEndpoints, AllLeases, Author, CaRoots, Command, CountKeys, Entry, FindInstance, GetKey,
     Index, InstanceHealth, KeyNames, LeaseId, ListKeys, ListKeysAt, Members, NodeChecks, NodeServices, Nodes,
-    OneCheck, OneLease, Query, ReadTxn, RenewalRequest, Request, Revision, Rights, ServiceChecks,
-    ServiceHealth, Services, State, Status, Time, WallTime, codec,
+    OneCheck, OneLease, Query, ReadCatalogTxn, ReadTxn, RenewalRequest, Request, Revision, Rights,
+    ServiceChecks, ServiceHealth, Services, State, Status, Time, WallTime, codec,
     snapshot::{self, Header, Restore},
 };
 
@@ -298,6 +299,12 @@ impl Script {
                     limit,
                 };
                 show::answer(&query.ask(state), |all| show::lines(all, show::lease))
+            }
+            "read_catalog" => {
+                let answer = ReadCatalogTxn(catalog_txn::txn(args)?).ask(state);
+                show::answer(&answer, |outcome| {
+                    outcome.as_ref().map_or_else(ToString::to_string, show::outcome)
+                })
             }
             "read" => show::answer(&ReadTxn(txn::txn(args)?).ask(state), |outcome| {
                 outcome.as_ref().map_or_else(ToString::to_string, show::outcome)

@@ -88,6 +88,7 @@ pub(crate) fn command(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Com
         }),
         "lease_open" => Command::LeaseOpen(Box::new(lease_open(args)?)),
         "txn" => Command::Txn(super::txn::txn(args)?),
+        "catalog_txn" => Command::CatalogTxn(super::catalog_txn::txn(args)?),
         "lease_revoke" => Command::LeaseRevoke(LeaseId(pos(args)?.parse()?)),
         "renew" => {
             let mut renewals = Vec::new();
@@ -174,8 +175,8 @@ pub(crate) fn member(args: &mut ArgumentConsumer<'_>) -> Result<Command, Box<dyn
         peer_address: "10.0.0.1:8300".into(),
         http_address: "10.0.0.1:8500".into(),
         grpc_address: "".into(),
-        version: "0.1.0".into(),
-        rules: 1,
+        version: args.take_key("version").unwrap_or("0.1.0").into(),
+        rules: args.take_key("rules").unwrap_or("1").parse()?,
         name,
     }))
 }

@@ -24,6 +24,8 @@ pub(crate) fn applied(applied: &Applied) -> String {
 pub(crate) fn outcome(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Txn { .. } | Outcome::TxnUnmet { .. } => super::txn::outcome(outcome),
+        Outcome::CatalogTxn { done, revision } => super::catalog_txn::carried_out(done, *revision),
+        Outcome::CatalogTxnUnmet { unmet } => super::catalog_txn::unmet(unmet),
         Outcome::Put { revision, written } => {
             format!(
                 "put revision={revision}{}",
@@ -193,7 +195,7 @@ pub(crate) fn node_services(found: &Option<NodeWithInstances>) -> String {
     )
 }
 
-fn instance(row: &Instance) -> String {
+pub(crate) fn instance(row: &Instance) -> String {
     let service = &row.service;
     let tags = if service.tags.is_empty() {
         String::new()
@@ -246,7 +248,7 @@ pub(crate) fn check_view(view: &CheckView) -> String {
     )
 }
 
-fn check(check: &Check) -> String {
+pub(crate) fn check(check: &Check) -> String {
     let kind = check.definition.kind.as_str();
     let kind = if kind.is_empty() { "external" } else { kind };
     let implicit = if check.implicit { " implicit" } else { "" };

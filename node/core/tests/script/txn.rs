@@ -57,7 +57,7 @@ pub(crate) fn txn(args: &mut ArgumentConsumer<'_>) -> Result<Txn, Box<dyn Error>
     })
 }
 
-fn op(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<TxnOp, Box<dyn Error>> {
+pub(crate) fn op(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<TxnOp, Box<dyn Error>> {
     Ok(match name {
         "get" => TxnOp::Read(ReadKeys {
             required: args.take_key("required").is_some(),
@@ -150,7 +150,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
     }
 }
 
-fn done(done: &OpDone) -> String {
+pub(crate) fn done(done: &OpDone) -> String {
     match done {
         OpDone::Read { rows, count, more } => {
             let rows = rows
@@ -174,7 +174,7 @@ fn done(done: &OpDone) -> String {
     }
 }
 
-fn unmet(OpUnmet { op, why }: &OpUnmet) -> String {
+pub(crate) fn unmet(OpUnmet { op, why }: &OpUnmet) -> String {
     match why {
         Unmet::Absent => format!("{op}: absent"),
         Unmet::Changed {

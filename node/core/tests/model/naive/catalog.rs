@@ -54,11 +54,7 @@ impl Model {
     }
 
     fn refuse(&self, register: &Register) -> Result<(), &'static str> {
-        let lengths = register.checks.iter().filter_map(|check| match &check.kind {
-            CheckKind::Ttl(ttl) => Some(*ttl),
-            kind => kind.interval(),
-        });
-        if !register.heartbeat.into_iter().chain(lengths).all(is_ttl) {
+        if !lengths_are(register) {
             return Err("invalid");
         }
         let node = &register.node;
@@ -312,6 +308,38 @@ impl Model {
         }
         Ok(found.into_iter().next())
     }
+}
+
+impl Node {
+    pub(super) fn wire(&self, name: &NodeName) -> spine_core::Node {
+        spine_core::Node {
+            name: name.clone(),
+            definition: self.definition.clone(),
+            create_index: self.created,
+            modify_index: self.modified,
+        }
+    }
+}
+
+impl Instance {
+    pub(super) fn wire(&self, node: &str) -> spine_core::Instance {
+        spine_core::Instance {
+            node: NodeName::parse(node).expect("a name"),
+            service: self.service.clone(),
+            content: self.sent.as_ref().map_or(0, codec::content_hash),
+            create_index: self.created,
+            modify_index: self.modified,
+        }
+    }
+}
+
+/// Whether its lengths of time are such.
+pub(super) fn lengths_are(register: &Register) -> bool {
+    let lengths = register.checks.iter().filter_map(|check| match &check.kind {
+        CheckKind::Ttl(ttl) => Some(*ttl),
+        kind => kind.interval(),
+    });
+    register.heartbeat.into_iter().chain(lengths).all(is_ttl)
 }
 
 /// A service with a name and an id alone.

@@ -35,6 +35,25 @@ impl Check {
         }
     }
 
+    /// The words of the check that a report makes are not in the contract: it has none here.
+    pub(super) fn wire(&self, node: &NodeName) -> spine_core::Check {
+        let mut definition = self.definition.clone();
+        if self.implicit {
+            (definition.name, definition.notes) = ("".into(), "".into());
+        }
+        spine_core::Check {
+            node: node.clone(),
+            definition,
+            definition_index: self.defined,
+            status: self.status,
+            output: self.output.clone(),
+            critical_since: self.critical_since.map(spine_core::Time),
+            implicit: self.implicit,
+            create_index: self.created,
+            modify_index: self.modified,
+        }
+    }
+
     pub(super) fn say(&mut self, now: u64, status: Status, output: &Arc<str>) {
         self.status = status;
         self.output = output.clone();

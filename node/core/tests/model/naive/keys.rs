@@ -121,32 +121,6 @@ impl Keys {
         })
     }
 
-    pub(crate) fn locked_by(&self, id: LeaseId) -> Vec<Key> {
-        let locked = self.now().iter().filter(|(_, row)| row.lock == Some(id));
-        locked.map(|(key, _)| key.clone()).collect()
-    }
-
-    /// A lease ends: how many keys go.
-    pub(crate) fn end_lease(&mut self, index: Index, id: LeaseId, delete: bool) -> u64 {
-        let mut draft = self.draft(index);
-        let count = draft.delete_where(|_, row| row.lease == Some(id) || delete && row.lock == Some(id));
-        for (key, row) in draft.now.clone() {
-            if row.lock == Some(id) {
-                let put = Put {
-                    key,
-                    value: row.value,
-                    flags: row.flags,
-                    lease: row.lease,
-                    guard: Guard::Always,
-                    repeat: Repeat::Skip,
-                };
-                draft.write(&put, None);
-            }
-        }
-        self.take(draft);
-        count
-    }
-
     pub(crate) fn compact(&mut self, at: u64) -> Told {
         if at > self.revision() {
             return Err("future_revision");
@@ -211,6 +185,30 @@ impl Draft {
         let count = count - self.now.len();
         self.written |= count > 0;
         count as u64
+    }
+
+    pub(crate) fn locked_by(&self, id: LeaseId) -> Vec<Key> {
+        let locked = self.now.iter().filter(|(_, row)| row.lock == Some(id));
+        locked.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// A lease ends: how many keys go.
+    pub(crate) fn end_lease(&mut self, id: LeaseId, delete: bool) -> u64 {
+        let count = self.delete_where(|_, row| row.lease == Some(id) || delete && row.lock == Some(id));
+        for (key, row) in self.now.clone() {
+            if row.lock == Some(id) {
+                let put = Put {
+                    key,
+                    value: row.value,
+                    flags: row.flags,
+                    lease: row.lease,
+                    guard: Guard::Always,
+                    repeat: Repeat::Skip,
+                };
+                self.write(&put, None);
+            }
+        }
+        count
     }
 
     pub(crate) fn holds(&self, key: &Key, guard: Guard) -> bool {

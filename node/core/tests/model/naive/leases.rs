@@ -4,7 +4,7 @@ use spine_core::{
     Index, LeaseEnd, LeaseGrant, LeaseId, LeaseOpen, LeaseTerms, NodeName, Outcome, Renewed, Status, Ttl,
 };
 
-use super::{Model, Told, catalog::Place, is_ttl};
+use super::{Model, Told, catalog::Place, is_ttl, keys::Draft};
 
 const LEASE_MIN: u64 = 2_000;
 const LOCK_DELAY_MAX: Ttl = Ttl::seconds(60);
@@ -84,17 +84,22 @@ impl Model {
     }
 
     pub(super) fn revoke(&mut self, id: LeaseId) -> Told {
+        let mut draft = self.keys.draft(Index(self.index));
+        let keys = self.revoke_in(&mut draft, id)?;
+        self.keys.take(draft);
+        Ok(Outcome::LeaseRevoked { keys })
+    }
+
+    /// How many keys go.
+    pub(super) fn revoke_in(&mut self, draft: &mut Draft, id: LeaseId) -> Result<u64, &'static str> {
         let lease = self.leases.remove(&id).ok_or("unknown_lease")?;
         let terms = lease.terms.unwrap_or_default();
-        let locked = self.keys.locked_by(id);
+        let locked = draft.locked_by(id);
         if terms.lock_delay > Ttl(0) {
             let until = self.now + terms.lock_delay.0;
             self.delays.extend(locked.into_iter().map(|key| (key, until)));
         }
-        let keys = self
-            .keys
-            .end_lease(Index(self.index), id, terms.end == LeaseEnd::Delete);
-        Ok(Outcome::LeaseRevoked { keys })
+        Ok(draft.end_lease(id, terms.end == LeaseEnd::Delete))
     }
 
     pub(super) fn keep_alive(&mut self, id: LeaseId) -> Result<Option<u64>, Renewed> {

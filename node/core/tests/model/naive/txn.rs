@@ -12,13 +12,7 @@ use super::{Model, Row, Told, keys::Draft};
 
 impl Model {
     pub(super) fn txn(&mut self, txn: &Txn) -> Told {
-        let no_key = |op: &TxnOp| match op {
-            TxnOp::Put(put) => put.key.is_empty(),
-            TxnOp::Lock(locking) | TxnOp::Unlock(locking) => locking.key.is_empty(),
-            TxnOp::Delete(delete) => !super::keys::is_deletion(delete),
-            TxnOp::Read(_) | TxnOp::Check(_) => false,
-        };
-        if txn.ops().any(no_key) {
+        if txn.ops().any(has_no_key) {
             return Err("invalid");
         }
         let mut draft = self.keys.draft(Index(self.index));
@@ -44,7 +38,7 @@ impl Model {
         Ok(Outcome::Txn { held, done, revision })
     }
 
-    fn op(&self, draft: &mut Draft, op: &TxnOp) -> Result<Result<OpDone, Unmet>, &'static str> {
+    pub(super) fn op(&self, draft: &mut Draft, op: &TxnOp) -> Result<Result<OpDone, Unmet>, &'static str> {
         Ok(match op {
             TxnOp::Read(ReadKeys {
                 range,
@@ -111,6 +105,16 @@ impl Model {
                 })
             }
         })
+    }
+}
+
+/// Whether the operation needs a key and has none.
+pub(super) fn has_no_key(op: &TxnOp) -> bool {
+    match op {
+        TxnOp::Put(put) => put.key.is_empty(),
+        TxnOp::Lock(locking) | TxnOp::Unlock(locking) => locking.key.is_empty(),
+        TxnOp::Delete(delete) => !super::keys::is_deletion(delete),
+        TxnOp::Read(_) | TxnOp::Check(_) => false,
     }
 }
 
