@@ -8,7 +8,10 @@ use std::{
 };
 
 use rand::RngExt;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use super::{
     Context, Worker,
@@ -33,6 +36,8 @@ const DELAY_MS: std::ops::Range<u64> = 0..500;
 const PAUSE_MS: std::ops::Range<u64> = 40..150;
 /// In the end every lock is free within this time: leases live no longer, and elections are over.
 const FREE_WITHIN: Duration = Duration::from_secs(20);
+/// Between two last attempts.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What the locks guard: of each, the greatest number that was shown.
 #[derive(Debug)]
@@ -187,6 +192,9 @@ pub(super) async fn finish(context: &Context) {
         while Instant::now() < until {
             let Some(held) = &mut loan else {
                 loan = worker.borrow(0, false).await;
+                if loan.is_none() {
+                    sleep(AGAIN).await;
+                }
                 continue;
             };
             if held.confirmed.elapsed() > held.ttl / 3 && !worker.renew(held).await {
@@ -202,7 +210,7 @@ pub(super) async fn finish(context: &Context) {
             if let Some(Out::Acquired { fence: Some(_), .. }) = worker.call(Dialect::Native, call).await {
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(PAUSE_MS.end)).await;
+            sleep(AGAIN).await;
         }
         if let Some(loan) = loan {
             worker.give_back(loan).await;
