@@ -127,7 +127,7 @@ fn jepsen(workspace: &Workspace) -> Vec<Stage> {
             "--workload",
             "set,register,watch,append,lock,lease",
             "--time",
-            "40s",
+            "32s",
             "--fault",
             fault,
         ];
