@@ -16,6 +16,9 @@ pub trait NodeMetrics: Send + Sync + 'static {
     /// An entry of so many requests was applied.
     fn applied(&self, _requests: usize) {}
 
+    /// A state begins to come whole from another node, or goes on coming after it broke off.
+    fn install_begun(&self) {}
+
     /// A state came whole from another node and took the place of this one's.
     fn installed(&self) {}
 

@@ -24,9 +24,9 @@ fn prove(seed: u64) -> String {
 }
 
 /// The whole node, without what it cost.
-fn simulate(seed: u64, nodes: &str) -> String {
+fn simulate(seed: u64, more: &[&str]) -> String {
     let seed = seed.to_string();
-    let arguments = ["--seed", &seed, "--nodes", nodes, "--seconds", "40"];
+    let arguments = [&["--seed", &seed, "--seconds", "40"], more].concat();
     let printed = run(env!("CARGO_BIN_EXE_sim"), &arguments);
     let (told, _cost) = printed.split_once("; cost ").unwrap();
     told.to_owned()
@@ -56,7 +56,16 @@ fn another_seed_goes_another_way() {
 #[test]
 fn the_same_seed_repeats_with_the_whole_node() {
     for (seed, nodes) in [(1, "1"), (2, "3"), (3, "3"), (4, "5")] {
-        let (one, other) = (simulate(seed, nodes), simulate(seed, nodes));
+        let nodes = ["--nodes", nodes];
+        let (one, other) = (simulate(seed, &nodes), simulate(seed, &nodes));
+        assert_eq!(one, other, "seed {seed} went two ways");
+    }
+}
+
+#[test]
+fn the_same_seed_repeats_while_members_come_and_go() {
+    for seed in [1, 2] {
+        let (one, other) = (simulate(seed, &["--life"]), simulate(seed, &["--life"]));
         assert_eq!(one, other, "seed {seed} went two ways");
     }
 }

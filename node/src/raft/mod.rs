@@ -226,7 +226,7 @@ impl Consensus {
             told_checkpoint,
             offers.clone(),
             log.clone(),
-            metrics,
+            metrics.clone(),
         );
         tokio::spawn(apply_task.run());
         let applied = machine.applied();
@@ -277,7 +277,7 @@ impl Consensus {
             gate,
             told: told.clone(),
             rng,
-            intake: Arc::new(Intake::new(received)),
+            intake: Arc::new(Intake::new(received, metrics)),
             main: Handle::current(),
         });
         Ok(Arc::new(Self {

@@ -9,6 +9,7 @@ use spine_tests::disk::{Faults as DiskFaults, Rng};
 use spine_tests::trace::Trace;
 use turmoil::Sim;
 
+use crate::fleet::Fleet;
 use crate::node::{self, Subject};
 use crate::plan::Plan;
 
@@ -134,13 +135,13 @@ impl Faults {
     }
 
     /// Breaks and mends what is due.
-    pub(crate) fn step(&mut self, sim: &mut Sim<'_>, nodes: &[Rc<Subject>]) {
+    pub(crate) fn step(&mut self, sim: &mut Sim<'_>, fleet: &Fleet) {
         let now = sim.elapsed();
-        self.mend(sim, nodes, now);
+        self.mend(sim, fleet, now);
         if now >= self.next {
             let drawn = self.below(self.kinds.len());
             let kind = self.kinds[drawn];
-            self.begin(sim, nodes, kind, now);
+            self.begin(sim, &fleet.present(), kind, now);
             self.next = now + self.for_ms(100, u64::try_from(self.peace.as_millis()).expect("seconds"));
         }
     }
@@ -151,17 +152,17 @@ impl Faults {
     }
 
     /// Mends everything. Nodes that were ended by their disk come back.
-    pub(crate) fn heal(&mut self, sim: &mut Sim<'_>, nodes: &[Rc<Subject>]) {
+    pub(crate) fn heal(&mut self, sim: &mut Sim<'_>, fleet: &Fleet) {
         let now = sim.elapsed();
         for number in std::mem::take(&mut self.bad) {
-            self.cut_power(sim, &nodes[number - 1], now);
+            self.cut_power(sim, fleet.subject(number), now);
         }
         for (until, _) in &mut self.broken {
             *until = now;
         }
         self.broken
             .retain(|(_, broken)| !matches!(broken, Broken::Doomed(_)));
-        self.mend(sim, nodes, now);
+        self.mend(sim, fleet, now);
         self.note(now, format_args!("all is mended"));
     }
 
@@ -172,6 +173,63 @@ impl Faults {
             self.cut_power(sim, subject, sim.elapsed());
         }
         excused
+    }
+
+    /// Takes a node down, by no fault, and has it come back at `until`; whatever else was planned for it is off.
+    pub(crate) fn take_down(&mut self, sim: &mut Sim<'_>, subject: &Rc<Subject>, until: Duration) {
+        let now = sim.elapsed();
+        self.retire(sim, subject);
+        self.note(now, format_args!("n{} is taken down", subject.number));
+        self.broken.push((until, Broken::Down(subject.number)));
+    }
+
+    /// Takes a node down, by no fault, and for good.
+    pub(crate) fn retire(&mut self, sim: &mut Sim<'_>, subject: &Rc<Subject>) {
+        let number = subject.number;
+        if !self.is_down(number) {
+            subject.machine().cut_power(&mut self.rng);
+            subject.bury();
+            sim.crash(node::name(number));
+        }
+        subject.machine().set_slow(false);
+        self.bad.remove(&number);
+        self.broken.retain(|(_, broken)| {
+            !matches!(broken, Broken::Down(of) | Broken::Doomed(of) | Broken::Slow(of) if *of == number)
+        });
+    }
+
+    /// Lets a node crash at once, which is a fault.
+    pub(crate) fn crash(&mut self, sim: &mut Sim<'_>, subject: &Rc<Subject>) {
+        if !self.is_down(subject.number) {
+            *self.count.by_kind.entry(Kind::Crash).or_default() += 1;
+            self.cut_power(sim, subject, sim.elapsed());
+        }
+    }
+
+    /// Cuts the connections between two nodes for a moment, which is a fault. Whether it could be.
+    pub(crate) fn disconnect(&mut self, sim: &mut Sim<'_>, one: usize, other: usize) -> bool {
+        let (now, one, other) = (sim.elapsed(), node::name(one), node::name(other));
+        let pairs = [(one.clone(), other.clone()), (other, one)].into();
+        let cut = self.cut(sim, pairs, now);
+        if cut {
+            *self.count.by_kind.entry(Kind::Glitch).or_default() += 1;
+        }
+        cut
+    }
+
+    /// Cuts a node off from all other nodes, by no fault. Whether it could be.
+    pub(crate) fn cut_off(
+        &mut self,
+        sim: &mut Sim<'_>,
+        subject: &Subject,
+        nodes: &[Rc<Subject>],
+        until: Duration,
+    ) -> bool {
+        let own = node::name(subject.number);
+        let others = nodes.iter().filter(|other| other.number != subject.number);
+        let others = others.map(|other| node::name(other.number));
+        let pairs = others.flat_map(|other| [(own.clone(), other.clone()), (other, own.clone())]);
+        self.cut(sim, pairs.collect(), until)
     }
 
     /// Whether messages pass from one node to another.
@@ -197,21 +255,21 @@ impl Faults {
         let begun = match kind {
             Kind::Crash => self.doom(nodes, now),
             Kind::Partition => {
-                let pairs = self.partition(nodes.len());
+                let pairs = self.partition(nodes);
                 let until = now + self.for_ms(300, 5_000);
                 self.cut(sim, pairs, until)
             }
             Kind::Glitch => {
-                let pairs = self.glitch(nodes.len());
+                let pairs = self.glitch(nodes);
                 self.cut(sim, pairs, now)
             }
-            Kind::Stall => self.stall(sim, nodes.len(), now),
+            Kind::Stall => self.stall(sim, nodes, now),
             Kind::SlowDisk => self.slow_down(nodes, now),
             Kind::BadDisk => self.spoil(nodes),
             Kind::WallClock => {
                 let by = self.rng.below(7_200_000).cast_signed() - 3_600_000;
-                let number = 1 + self.below(nodes.len());
-                nodes[number - 1].machine.jump_wall(by);
+                let jumps = self.one_of(nodes);
+                jumps.machine().jump_wall(by);
                 true
             }
         };
@@ -226,7 +284,7 @@ impl Faults {
     /// Nodes that shall lose their power at the next moment at which they have something to lose.
     fn doom(&mut self, nodes: &[Rc<Subject>], now: Duration) -> bool {
         let all = self.rng.one_in(8);
-        let chosen = 1 + self.below(nodes.len());
+        let chosen = self.one_of(nodes).number;
         let until = now + Duration::from_secs(2);
         for subject in nodes {
             let number = subject.number;
@@ -238,8 +296,9 @@ impl Faults {
     }
 
     /// A cut between hosts. With one node it lies between that and its clients.
-    fn partition(&mut self, nodes: usize) -> BTreeSet<(String, String)> {
-        let names: Vec<String> = (1..=nodes).map(node::name).collect();
+    fn partition(&mut self, nodes: &[Rc<Subject>]) -> BTreeSet<(String, String)> {
+        let names: Vec<String> = nodes.iter().map(|subject| node::name(subject.number)).collect();
+        let nodes = names.len();
         let (mut here, mut there) = (Vec::new(), Vec::new());
         let with_clients = nodes == 1 || self.rng.one_in(4);
         if with_clients {
@@ -274,13 +333,9 @@ impl Faults {
     }
 
     /// Both ways between a node and any other host.
-    fn glitch(&mut self, nodes: usize) -> BTreeSet<(String, String)> {
-        let one = node::name(1 + self.below(nodes));
-        let others: Vec<String> = (1..=nodes)
-            .map(node::name)
-            .chain(self.clients.iter().cloned())
-            .filter(|other| *other != one)
-            .collect();
+    fn glitch(&mut self, nodes: &[Rc<Subject>]) -> BTreeSet<(String, String)> {
+        let one = node::name(self.one_of(nodes).number);
+        let others = self.others(&one, nodes);
         let other = others[self.below(others.len())].clone();
         [(one.clone(), other.clone()), (other, one)].into()
     }
@@ -302,17 +357,20 @@ impl Faults {
         true
     }
 
-    fn stall(&mut self, sim: &mut Sim<'_>, nodes: usize, now: Duration) -> bool {
+    /// All hosts but one.
+    fn others(&self, one: &str, nodes: &[Rc<Subject>]) -> Vec<String> {
+        let nodes = nodes.iter().map(|subject| node::name(subject.number));
+        let all = nodes.chain(self.clients.iter().cloned());
+        all.filter(|other| *other != one).collect()
+    }
+
+    fn stall(&mut self, sim: &mut Sim<'_>, nodes: &[Rc<Subject>], now: Duration) -> bool {
         let cut = |(_, broken): &(Duration, Broken)| matches!(broken, Broken::Cut(_) | Broken::Held(..));
         if self.broken.iter().any(cut) {
             return false;
         }
-        let host = node::name(1 + self.below(nodes));
-        let others: Vec<String> = (1..=nodes)
-            .map(node::name)
-            .chain(self.clients.iter().cloned())
-            .filter(|other| *other != host)
-            .collect();
+        let host = node::name(self.one_of(nodes).number);
+        let others = self.others(&host, nodes);
         for other in &others {
             sim.hold(host.as_str(), other.as_str());
         }
@@ -329,21 +387,22 @@ impl Faults {
         {
             return false;
         }
-        let number = 1 + self.below(nodes.len());
-        nodes[number - 1].machine.set_slow(true);
+        let slow = self.one_of(nodes);
+        slow.machine().set_slow(true);
         let until = now + self.for_ms(500, 8_000);
-        self.broken.push((until, Broken::Slow(number)));
+        self.broken.push((until, Broken::Slow(slow.number)));
         true
     }
 
     fn spoil(&mut self, nodes: &[Rc<Subject>]) -> bool {
-        let number = 1 + self.below(nodes.len());
+        let spoiled = self.one_of(nodes);
+        let number = spoiled.number;
         // One at a time: a majority of failing disks is more than anybody promises to survive.
         if !self.bad.is_empty() || self.is_down(number) {
             return false;
         }
         let full = self.rng.one_in(3);
-        nodes[number - 1].machine.disk().set_faults(DiskFaults {
+        spoiled.machine().disk().set_faults(DiskFaults {
             fail_sync: !full,
             full,
             ..DiskFaults::default()
@@ -353,12 +412,12 @@ impl Faults {
     }
 
     /// Mends what has lasted long enough, and lets crash who has something to lose.
-    fn mend(&mut self, sim: &mut Sim<'_>, nodes: &[Rc<Subject>], now: Duration) {
+    fn mend(&mut self, sim: &mut Sim<'_>, fleet: &Fleet, now: Duration) {
         let (mut due, mut going) = (Vec::new(), Vec::new());
         for (until, broken) in std::mem::take(&mut self.broken) {
             let is_due = match &broken {
                 Broken::Doomed(number) => {
-                    now >= until || nodes[*number - 1].machine.disk().unsynced_bytes() > 0
+                    now >= until || fleet.subject(*number).machine().disk().unsynced_bytes() > 0
                 }
                 _ => now >= until,
             };
@@ -370,11 +429,11 @@ impl Faults {
         }
         self.broken = going;
         for broken in due {
-            self.end(sim, nodes, broken, now);
+            self.end(sim, fleet, broken, now);
         }
     }
 
-    fn end(&mut self, sim: &mut Sim<'_>, nodes: &[Rc<Subject>], broken: Broken, now: Duration) {
+    fn end(&mut self, sim: &mut Sim<'_>, fleet: &Fleet, broken: Broken, now: Duration) {
         match broken {
             Broken::Cut(pairs) => {
                 for (from, to) in &pairs {
@@ -394,10 +453,10 @@ impl Faults {
                 }
                 self.note(now, format_args!("{host} goes on"));
             }
-            Broken::Slow(number) => nodes[number - 1].machine.set_slow(false),
+            Broken::Slow(number) => fleet.subject(number).machine().set_slow(false),
             Broken::Doomed(number) => {
                 if !self.is_down(number) {
-                    self.cut_power(sim, &nodes[number - 1], now);
+                    self.cut_power(sim, fleet.subject(number), now);
                 }
             }
             Broken::Down(number) => {
@@ -410,7 +469,7 @@ impl Faults {
     /// Ends a life, and plans the next one.
     fn cut_power(&mut self, sim: &mut Sim<'_>, subject: &Rc<Subject>, now: Duration) {
         let number = subject.number;
-        let lost = subject.machine.cut_power(&mut self.rng);
+        let lost = subject.machine().cut_power(&mut self.rng);
         subject.bury();
         sim.crash(node::name(number));
         self.bad.remove(&number);
@@ -423,6 +482,10 @@ impl Faults {
 
     fn for_ms(&mut self, from: u64, to: u64) -> Duration {
         Duration::from_millis(from + self.rng.below(to.max(from + 1) - from))
+    }
+
+    fn one_of(&mut self, nodes: &[Rc<Subject>]) -> Rc<Subject> {
+        Rc::clone(&nodes[self.below(nodes.len())])
     }
 
     fn below(&mut self, bound: usize) -> usize {

@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use prost::Message;
 use spine_api::{NodeStatus, Role};
 use spine_node::storage::log::LogStore;
+use spine_proto::internal::v1 as proto;
 use spine_tests::trace::Trace;
 
+use crate::config::Config;
 use crate::node::{self, Subject};
 
 /// Entries compared at once for one node; the rest is for the next step.
@@ -19,14 +22,20 @@ const COMPARED_MAX: u64 = 4_096;
 /// Payload bytes read from a log at once.
 const READ_BYTES: usize = 8 << 20;
 
+/// A leader that was elected during a change which takes its vote away ends that change, and leads for so long after it at
+/// most: until those who stay have heard that it is committed, or another is elected.
+const VOTELESS_MAX: Duration = Duration::from_secs(3);
+
 /// What is known of all nodes, over all their lives.
 pub(crate) struct Invariants {
-    /// Who led in which term.
-    leaders: BTreeMap<u64, usize>,
+    /// Who led in which term: a server, and the directory that it had.
+    leaders: BTreeMap<u64, (usize, u64)>,
     /// Term and checksum of each entry that some node took for committed.
     committed: BTreeMap<u64, (u64, u32)>,
     /// The state's digest at each log position at which a node was seen; an index has several states, for time goes on.
     digests: BTreeMap<u64, (u128, usize)>,
+    /// The members by each committed entry that says who they are.
+    configs: BTreeMap<u64, Config>,
     /// What was seen of each node's present life.
     lives: BTreeMap<usize, Seen>,
     trace: Trace,
@@ -44,6 +53,10 @@ struct Seen {
     /// Entries below this were compared.
     compared: u64,
     leads: bool,
+    /// Who the members are by its log, while it leads.
+    config: Option<Config>,
+    /// Since when it leads without a vote.
+    voteless: Option<Duration>,
 }
 
 impl Invariants {
@@ -53,6 +66,7 @@ impl Invariants {
             leaders: BTreeMap::new(),
             committed: BTreeMap::new(),
             digests: BTreeMap::new(),
+            configs: BTreeMap::new(),
             lives: BTreeMap::new(),
             trace,
         }
@@ -64,13 +78,13 @@ impl Invariants {
     /// What does not hold.
     pub(crate) fn look(&mut self, now: Duration, nodes: &[Rc<Subject>]) -> Result<(), String> {
         for subject in nodes {
-            let (Some(registry), Some(log)) = (subject.registry(), subject.machine.log()) else {
+            let (Some(registry), Some(log)) = (subject.registry(), subject.machine().log()) else {
                 continue;
             };
             let status = registry.status();
             let state = registry.hub().newest();
             let wrong = |what: String| format!("n{}: {what}; it says {status:?}", subject.number);
-            if let Some(lost) = subject.machine.lost_vote() {
+            if let Some(lost) = subject.machine().lost_vote() {
                 return Err(wrong(format!("its vote is lost: {lost}")));
             }
             let before = self.seen(subject);
@@ -80,6 +94,16 @@ impl Invariants {
             self.one_state(subject.number, status.applied, state.digest())
                 .map_err(wrong)?;
             let compared = self.one_history(before.compared, &status, &*log).map_err(wrong)?;
+            let config = self
+                .one_electorate(&before, &status, &*log, nodes)
+                .map_err(wrong)?;
+            let voteless = config.as_ref().filter(|config| !config.votes(status.node_id));
+            let voteless = voteless.map(|_| before.voteless.unwrap_or(now));
+            if let Some(since) = voteless
+                && now > since + VOTELESS_MAX
+            {
+                return Err(wrong(format!("it leads without a vote since {since:?}")));
+            }
             let seen = Seen {
                 life: subject.lives(),
                 term: status.term,
@@ -89,6 +113,8 @@ impl Invariants {
                 time: status.time.0,
                 compared,
                 leads: status.role == Role::Leader,
+                config,
+                voteless,
             };
             if (before.term, before.leads) != (seen.term, seen.leads) {
                 self.trace.record_at(
@@ -123,6 +149,18 @@ impl Invariants {
         }
     }
 
+    /// Who the members are by the log of a node, if it leads.
+    pub(crate) fn config(&self, subject: &Subject) -> Option<&Config> {
+        let seen = self.lives.get(&subject.number)?;
+        let lives = seen.life == subject.lives() && subject.registry().is_some();
+        seen.config.as_ref().filter(|_| lives)
+    }
+
+    /// Who the members are by the newest committed entry that says so.
+    pub(crate) fn committed_config(&self) -> Option<&Config> {
+        self.configs.last_key_value().map(|(_, config)| config)
+    }
+
     fn seen(&self, subject: &Subject) -> Seen {
         let seen = self.lives.get(&subject.number);
         seen.filter(|seen| seen.life == subject.lives())
@@ -134,12 +172,61 @@ impl Invariants {
         if status.role != Role::Leader {
             return Ok(());
         }
-        let leader = *self.leaders.entry(status.term).or_insert(number);
-        if leader == number {
+        let own = (number, status.node_id);
+        let leader = *self.leaders.entry(status.term).or_insert(own);
+        if leader == own {
             Ok(())
         } else {
-            Err(format!("n{leader} leads term {} too", status.term))
+            Err(format!("n{} leads term {} too", leader.0, status.term))
         }
+    }
+
+    /// A leader had a vote and was elected by those who vote, and it takes for committed what those have; gives who they are by its log.
+    fn one_electorate(
+        &self,
+        before: &Seen,
+        status: &NodeStatus,
+        log: &dyn LogStore,
+        nodes: &[Rc<Subject>],
+    ) -> Result<Option<Config>, String> {
+        if status.role != Role::Leader {
+            return Ok(None);
+        }
+        let newest = Config::uncommitted(log, status.committed)?;
+        let committed = self.configs.range(..=status.committed).next_back();
+        let committed = committed.map(|(_, config)| config);
+        // Both may have been in force since the last look.
+        let in_force: Vec<&Config> = newest.iter().chain(committed).collect();
+        if in_force.is_empty() {
+            return Ok(None);
+        }
+        let any = |holds: &dyn Fn(&Config) -> bool| in_force.iter().any(|config| holds(config));
+        let is_new = !before.leads || before.term != status.term;
+        if is_new && !any(&|config| config.votes(status.node_id)) {
+            return Err(format!("it leads and has no vote by {in_force:?}"));
+        }
+        let by_id = |id: u64| nodes.iter().find(|subject| subject.node_id() == Some(id));
+        let voted = |id: u64| by_id(id).is_none_or(|voter| may_have_elected(voter, status));
+        if is_new && !any(&|config| config.has_quorum(voted)) {
+            return Err(format!(
+                "it leads without the votes of a majority of {in_force:?}"
+            ));
+        }
+        let has = |id: u64| {
+            // What is on the disk of one that is down is not looked at.
+            let log = by_id(id).and_then(|voter| voter.machine().log());
+            log.is_none_or(|log| {
+                log.state()
+                    .last
+                    .is_some_and(|last| last.index >= status.committed)
+            })
+        };
+        if status.committed > before.committed && !any(&|config| config.has_quorum(has)) {
+            return Err(format!(
+                "it takes for committed what no majority of {in_force:?} has"
+            ));
+        }
+        Ok(newest.or_else(|| committed.cloned()))
     }
 
     fn one_state(&mut self, number: usize, position: u64, digest: u128) -> Result<(), String> {
@@ -175,9 +262,28 @@ impl Invariants {
                 ));
             }
             next = entry.position.index + 1;
+            if let Some(config) = Config::of(&entry)? {
+                let before = self.configs.range(..entry.position.index).next_back();
+                if let Some((_, before)) = before {
+                    config.may_follow(before)?;
+                }
+                self.configs.insert(entry.position.index, config);
+            }
         }
         Ok(next)
     }
+}
+
+/// Whether one may have voted for a leader in its term.
+fn may_have_elected(voter: &Subject, leader: &NodeStatus) -> bool {
+    let mut votes = voter.machine().votes().into_iter();
+    votes.any(|vote| {
+        let vote = proto::Vote::decode(vote).ok().and_then(|vote| vote.leader_id);
+        vote.is_some_and(|vote| {
+            // It may have voted again since.
+            vote.term > leader.term || (vote.term == leader.term && vote.node_id == leader.node_id)
+        })
+    })
 }
 
 /// Nothing that only rises falls within a life.

@@ -5,7 +5,8 @@
 //! decides everything: a failure is found again by its seed alone, and `--trace` shows how it came about.
 //!
 //! - `plan`: what a seed decides. `world`, `node`: what a node lives on, and the node as a host. `client`: who works on it.
-//! - `faults`: what breaks. `scenario`: the phases. `invariants`: what holds after every step.
+//! - `faults`: what breaks. `life`: who comes and goes. `scenario`: the phases. `invariants`, `config`: what holds after every
+//!   step.
 //! - `history`, `audit`, `oracle`: what clients saw, what happened, and whether the one follows from the other.
 //!
 //! What makes it repeat: `node/decisions/0004`.
@@ -18,11 +19,14 @@
 
 mod audit;
 mod client;
+mod config;
 mod cost;
 mod faults;
+mod fleet;
 mod history;
 mod invariants;
 mod leaderless;
+mod life;
 mod many;
 mod node;
 mod options;
@@ -66,7 +70,7 @@ fn one(seed: u64, options: &Options) -> ExitCode {
     if options.trace {
         options::show_events();
     }
-    let plan = Plan::draw(seed, options.nodes, options.length);
+    let plan = Plan::draw(seed, options.nodes, options.length, options.life);
     let trace = match Trace::new(options.trace_file.as_deref()) {
         Ok(trace) => trace,
         Err(error) => {

@@ -6,6 +6,7 @@ use std::thread;
 
 use crate::VOID;
 use crate::cost::Cost;
+use crate::life::Count;
 use crate::options::Options;
 use crate::world::locked;
 
@@ -16,6 +17,8 @@ struct Sum {
     void: Vec<u64>,
     failed: Vec<u64>,
     cost: Cost,
+    /// What happened in all that passed, besides faults.
+    life: Count,
 }
 
 /// Runs all of them, and fails if one does.
@@ -65,6 +68,9 @@ pub(crate) fn run(seeds: Vec<u64>, options: &Options) -> ExitCode {
         sum.failed,
         sum.cost
     );
+    if options.life {
+        println!("life: {}", sum.life);
+    }
     if options.until_found {
         println!(
             "found by the first {} seeds",
@@ -89,7 +95,10 @@ impl Sum {
             self.cost += cost;
         }
         match code {
-            Some(0) => self.passed += 1,
+            Some(0) => {
+                self.passed += 1;
+                self.life += printed.lines().find_map(Count::of_line).unwrap_or_default();
+            }
             Some(code) if code == i32::from(VOID) => self.void.push(seed),
             _ => self.failed.push(seed),
         }

@@ -8,7 +8,9 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
 pub(crate) const USAGE: &str = "\
-usage: sim (--seed N | --seeds A..B,N,…) [--nodes N] [--seconds S | --minutes M] [--until-found] [--trace] [--trace-file FILE]
+usage: sim (--seed N | --seeds A..B,N,…) [--life] [--nodes N] [--seconds S | --minutes M] [--until-found] [--trace]
+           [--trace-file FILE]
+  --life has members come and go, leadership handed over, and states sent whole
   --until-found ends at the first seed that fails, and it is a failure if none does
   --trace prints what the nodes say of themselves, --trace-file writes what the digest is made of";
 
@@ -25,6 +27,8 @@ pub(crate) enum Seeds {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) seeds: Seeds,
+    /// Whether members come and go.
+    pub(crate) life: bool,
     /// Otherwise the seed decides.
     pub(crate) nodes: Option<usize>,
     /// Length of the phase with faults.
@@ -44,6 +48,7 @@ impl Options {
         let mut seeds = None;
         let mut options = Self {
             seeds: Seeds::One(0),
+            life: false,
             nodes: None,
             length: Duration::from_mins(1),
             until_found: false,
@@ -54,6 +59,10 @@ impl Options {
             match name.as_str() {
                 "--trace" => {
                     options.trace = true;
+                    continue;
+                }
+                "--life" => {
+                    options.life = true;
                     continue;
                 }
                 "--until-found" => {
@@ -84,9 +93,10 @@ impl Options {
     pub(crate) fn again(&self, seed: u64) -> String {
         let nodes = self.nodes.map(|nodes| format!(" --nodes {nodes}"));
         format!(
-            "--seed {seed} --seconds {}{}",
+            "--seed {seed} --seconds {}{}{}",
             self.length.as_secs(),
-            nodes.unwrap_or_default()
+            nodes.unwrap_or_default(),
+            if self.life { " --life" } else { "" }
         )
     }
 }
@@ -141,6 +151,8 @@ mod tests {
         let options = read("--seeds 3..9 --nodes 5 --minutes 2").unwrap();
         assert_eq!(options.again(4), "--seed 4 --seconds 120 --nodes 5");
         assert_eq!(read(&options.again(4)).unwrap().seeds, Seeds::One(4));
+        let lively = read("--seeds 3..9 --life").unwrap();
+        assert!(lively.life && read(&lively.again(4)).unwrap().life);
         for wrong in ["", "--seed", "--seed x", "--seeds 3..", "--sed 3"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }

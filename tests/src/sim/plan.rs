@@ -6,13 +6,16 @@ use spine_tests::disk::Rng;
 
 use crate::client::Work;
 use crate::faults::Kind;
+use crate::life::LifePlan;
 
 /// A simulation, before it begins.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
-    /// How many nodes.
+    /// How many nodes there are at first.
     pub(crate) nodes: usize,
+    /// Members come and go, and more; `None`: they stay as they are.
+    pub(crate) life: Option<LifePlan>,
     /// Length of the phase with faults.
     pub(crate) length: Duration,
     /// The simulation advances in steps of this length.
@@ -38,7 +41,19 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The plan of `seed`. Crashes and partitions are in each; of the other faults each seed leaves most out.
-    pub(crate) fn draw(seed: u64, nodes: Option<usize>, length: Duration) -> Self {
+    /// With `lively`, life comes on top, from chance of its own.
+    pub(crate) fn draw(seed: u64, nodes: Option<usize>, length: Duration, lively: bool) -> Self {
+        let life = lively.then(|| LifePlan::draw(seed, nodes));
+        let mut plan = Self::draw_faults(seed, nodes, length);
+        if let Some(life) = life {
+            plan.nodes = life.sizes[0];
+            plan.checkpoint_every = life.checkpoint_every.or(plan.checkpoint_every);
+            plan.life = Some(life);
+        }
+        plan
+    }
+
+    fn draw_faults(seed: u64, nodes: Option<usize>, length: Duration) -> Self {
         let mut rng = Rng::new(seed);
         let ms = |rng: &mut Rng, from: u64, to: u64| Duration::from_millis(from + rng.below(to - from));
         let drawn = [1, 3, 3, 3, 5][usize::try_from(rng.below(5)).expect("below 5")];
@@ -56,6 +71,7 @@ impl Plan {
         Self {
             seed,
             nodes: nodes.unwrap_or(drawn),
+            life: None,
             length,
             tick: Duration::from_millis(if fine { 1 } else { 10 }),
             latency_max: ms(&mut rng, 2, 40),

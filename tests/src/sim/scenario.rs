@@ -13,10 +13,12 @@ use turmoil::Sim;
 use crate::audit::{self, Truth};
 use crate::client::{Client, Setting};
 use crate::faults::{Count, Faults, Kind};
+use crate::fleet::Fleet;
 use crate::history::{History, Op, Outcome};
 use crate::invariants::Invariants;
 use crate::leaderless::Leaderless;
-use crate::node::{self, Subject};
+use crate::life::{self, Life, Scene};
+use crate::node::Subject;
 use crate::oracle;
 use crate::plan::Plan;
 use crate::watchdog::Steps;
@@ -25,6 +27,8 @@ use crate::watchdog::Steps;
 const LEADER_WITHIN: Duration = Duration::from_secs(5);
 /// a write is acknowledged within this time,
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
+/// the members are those that are wanted within this time,
+const MEMBERS_WITHIN: Duration = Duration::from_mins(1);
 /// and all nodes are one within this time.
 const CONVERGED_WITHIN: Duration = Duration::from_mins(1);
 /// Clients finish what they are at.
@@ -43,6 +47,7 @@ pub(crate) struct Report {
     steps: u64,
     pub(crate) simulated: Duration,
     count: Count,
+    life: Option<life::Count>,
     tally: Tally,
     changes: usize,
     trace: Summary,
@@ -57,13 +62,14 @@ impl fmt::Display for Report {
         } = self.tally;
         write!(
             f,
-            "seed {} nodes {} steps {} simulated {} s; {}; ops {ok} ok {failed} failed {unknown} unknown; \
+            "seed {} nodes {} steps {} simulated {} s; {}{}; ops {ok} ok {failed} failed {unknown} unknown; \
              {} changes; digest {}",
             self.plan.seed,
             self.plan.nodes,
             self.steps,
             self.simulated.as_secs(),
             self.count,
+            self.life.map(|life| life.line()).unwrap_or_default(),
             self.changes,
             &self.trace.digest[..16],
         )
@@ -114,6 +120,7 @@ pub(crate) fn run(plan: Plan, trace: &Trace, steps: &Steps) -> Result<Report, St
         steps: steps.get(),
         simulated: scenario.sim.elapsed(),
         count: scenario.faults.count.clone(),
+        life: scenario.life.as_ref().map(|life| life.counted(&scenario.fleet)),
         changes: truth.changes.len(),
         trace: trace.summary(),
         void: scenario.falls_short(),
@@ -125,8 +132,9 @@ pub(crate) fn run(plan: Plan, trace: &Trace, steps: &Steps) -> Result<Report, St
 struct Scenario {
     plan: Plan,
     sim: Sim<'static>,
-    nodes: Vec<Rc<Subject>>,
+    fleet: Fleet,
     faults: Faults,
+    life: Option<Life>,
     invariants: Invariants,
     leaderless: Leaderless,
     history: History,
@@ -146,18 +154,10 @@ impl Scenario {
             .tcp_capacity(1 << 14)
             .enable_random_order()
             .build();
-        let nodes: Vec<_> = (1..=plan.nodes)
-            .map(|number| {
-                let seed = plan.rng.next_u64();
-                Subject::new(number, seed, &plan, trace.clone())
-            })
-            .collect();
-        for subject in &nodes {
-            let subject = Rc::clone(subject);
-            sim.host(node::name(subject.number), move || Rc::clone(&subject).live());
-        }
+        let seeds = (0..plan.nodes).map(|_| plan.rng.next_u64()).collect();
+        let fleet = Fleet::found(&mut sim, &plan, seeds, trace.clone());
         let history = History::new(trace.clone());
-        let setting = Rc::new(Setting::new(&plan, history.clone()));
+        let setting = Rc::new(Setting::new(&plan, Rc::clone(&fleet.book), history.clone()));
         let mut names = Vec::new();
         for (number, work) in plan.clients.clone().into_iter().enumerate() {
             let (seed, setting) = (plan.rng.next_u64(), Rc::clone(&setting));
@@ -171,8 +171,9 @@ impl Scenario {
         let faults = Faults::new(&plan, seed, names, trace.clone());
         Self {
             sim,
-            nodes,
+            fleet,
             faults,
+            life: plan.life.clone().map(|life| Life::new(life, trace.clone())),
             invariants: Invariants::new(trace.clone()),
             leaderless: Leaderless::default(),
             history,
@@ -187,27 +188,55 @@ impl Scenario {
     fn step(&mut self) -> Result<(), String> {
         self.sim.step().map_err(|error| self.at(&error.to_string()))?;
         self.steps.count();
-        for subject in self.nodes.clone() {
+        for subject in self.fleet.present() {
             if let Some(reason) = subject.died()
-                && !self.faults.is_excused(&mut self.sim, &subject)
+                && !self.is_excused(&subject, &reason)
             {
                 return Err(self.at(&format!("n{} can't go on: {reason}", subject.number)));
             }
         }
         let now = self.sim.elapsed();
         self.invariants
-            .look(now, &self.nodes)
+            .look(now, self.fleet.all())
             .map_err(|what| self.at(&what))?;
+        let (life, mut scene) = self.scene();
+        if let Some(life) = life {
+            life.step(&mut scene).map_err(|what| self.at(&what))?;
+        }
         let led = self.is_led();
         self.leaderless.step(now, led);
         Ok(())
+    }
+
+    /// What life is made of, beside what it takes place in.
+    fn scene(&mut self) -> (Option<&mut Life>, Scene<'_, 'static>) {
+        let scene = Scene {
+            sim: &mut self.sim,
+            fleet: &mut self.fleet,
+            faults: &mut self.faults,
+            invariants: &self.invariants,
+        };
+        (self.life.as_mut(), scene)
+    }
+
+    /// Whether a life may end so; it is seen to then.
+    fn is_excused(&mut self, subject: &Rc<Subject>, reason: &str) -> bool {
+        if self.faults.is_excused(&mut self.sim, subject) {
+            return true;
+        }
+        let (life, mut scene) = self.scene();
+        let Some(life) = life.filter(|life| life.excuses(subject.number, reason)) else {
+            return false;
+        };
+        life.bury(&mut scene, subject.number);
+        true
     }
 
     /// The phase with faults: until enough has happened.
     fn break_things(&mut self) -> Result<(), String> {
         loop {
             self.step()?;
-            self.faults.step(&mut self.sim, &self.nodes);
+            self.faults.step(&mut self.sim, &self.fleet);
             let now = self.sim.elapsed();
             let over = now >= self.plan.length;
             if over {
@@ -223,7 +252,10 @@ impl Scenario {
 
     /// The phase without: all must be well again.
     fn heal(&mut self) -> Result<(), String> {
-        self.faults.heal(&mut self.sim, &self.nodes);
+        self.faults.heal(&mut self.sim, &self.fleet);
+        if let Some(life) = &mut self.life {
+            life.rest();
+        }
         let healed = self.sim.elapsed();
         self.until(healed + LEADER_WITHIN, "there is a leader", |scenario| {
             if scenario.is_led() {
@@ -238,6 +270,15 @@ impl Scenario {
             let mut written = since.filter(|op| matches!(op.outcome, Outcome::Written { .. }));
             written.next().map(|_| ()).ok_or_else(|| "none".to_owned())
         })?;
+        self.until(
+            healed + MEMBERS_WITHIN,
+            "the members are those wanted",
+            |scenario| {
+                let Some(life) = &scenario.life else { return Ok(()) };
+                life.is_over()?;
+                life.is_as_wanted(&scenario.fleet)
+            },
+        )?;
         self.setting.rest();
         let resting = self.sim.elapsed() + CLIENTS_REST;
         while self.sim.elapsed() < resting {
@@ -245,19 +286,20 @@ impl Scenario {
         }
         let resting = self.sim.elapsed();
         self.until(resting + CONVERGED_WITHIN, "all nodes are one", |scenario| {
-            Invariants::converged(&scenario.nodes)
+            Invariants::converged(&scenario.members())
         })
     }
 
     /// Reads everything, from every node.
     fn audit(&mut self) -> Result<Truth, String> {
         let told = Rc::new(RefCell::new(BTreeMap::new()));
-        for subject in &self.nodes {
+        let members = self.members();
+        for subject in &members {
             let name = format!("auditor{}", subject.number);
             let audit = audit::audit(subject.number, Rc::clone(&told));
             self.sim.client(name, audit);
         }
-        let count = self.nodes.len();
+        let count = members.len();
         let until = self.sim.elapsed() + audit::WITHIN;
         self.until(until, "every node tells what happened", |_| {
             let told = told.borrow().len();
@@ -286,21 +328,35 @@ impl Scenario {
         }
     }
 
-    /// Whether some node leads that can reach a majority and is reached by it.
+    /// Those that are to be members.
+    fn members(&self) -> Vec<Rc<Subject>> {
+        match &self.life {
+            Some(life) => life.wanted(&self.fleet),
+            None => self.fleet.present(),
+        }
+    }
+
+    /// Whether some node leads that can reach a majority of those who vote and is reached by it.
     fn is_led(&self) -> bool {
-        self.nodes.iter().any(|subject| {
+        let present = self.fleet.present();
+        present.iter().any(|subject| {
             let Some(registry) = subject.registry() else {
                 return false;
             };
-            let status = registry.status();
-            let with = |other: usize| {
-                !self.faults.is_down(other)
-                    && (other == subject.number
-                        || (self.faults.passes(subject.number, other)
-                            && self.faults.passes(other, subject.number)))
+            let Some(config) = self.invariants.config(subject) else {
+                return false;
             };
-            let reached = (1..=self.plan.nodes).filter(|other| with(*other)).count();
-            status.role == Role::Leader && status.ready && reached > self.plan.nodes / 2
+            let status = registry.status();
+            let with = |id: u64| {
+                let other = present.iter().find(|other| other.node_id() == Some(id));
+                other.is_some_and(|other| {
+                    !self.faults.is_down(other.number)
+                        && (other.number == subject.number
+                            || (self.faults.passes(subject.number, other.number)
+                                && self.faults.passes(other.number, subject.number)))
+                })
+            };
+            status.role == Role::Leader && status.ready && config.has_quorum(with)
         })
     }
 
@@ -314,14 +370,16 @@ impl Scenario {
             && acknowledged >= ACKNOWLEDGED_MIN
             && count.lossy >= LOSSY_MIN
             && partitions >= PARTITIONS_MIN;
-        (!enough).then(|| {
+        let lively = self.life.as_ref().and_then(|life| life.falls_short(&self.fleet));
+        let idle = (!enough).then(|| {
             format!(
                 "{} operations, {acknowledged} acknowledged after the first fault, {} lossy crashes, \
                  {partitions} partitions",
                 ops.len(),
                 count.lossy
             )
-        })
+        });
+        idle.or(lively)
     }
 
     fn at(&self, what: &str) -> String {

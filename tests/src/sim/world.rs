@@ -91,6 +91,14 @@ impl Machine {
         })
     }
 
+    /// The votes that it may have cast last.
+    pub(crate) fn votes(&self) -> Vec<Bytes> {
+        let submitted = self.log().and_then(|log| log.state().vote);
+        let votes = locked(&self.votes);
+        let known = [submitted, votes.flushed.clone(), votes.in_flight.clone()];
+        known.into_iter().flatten().collect()
+    }
+
     /// Whether a life found another vote than the one before it had cast, and which.
     pub(crate) fn lost_vote(&self) -> Option<String> {
         locked(&self.votes).lost.clone()

@@ -8,7 +8,7 @@
 //! | `cargo x compat` | unmodified clients of others, both tutorials and the demo, against the built binary |
 //! | `cargo x faults` | kills, partitions and power cuts (root: namespaces, loop devices) |
 //! | `cargo x sim` | seeds of the node's simulation, and the proof that a seed repeats |
-//! | `cargo x sim --seed N [--trace]`, `--seeds A..B` | one seed, or many: `tests/src/sim/options.rs` has the rest |
+//! | `cargo x sim [--life] --seed N [--trace]`, `--seeds A..B` | one seed, or many: `tests/src/sim/options.rs` has the rest |
 //! | `cargo x sim --breaks [NAME…]` | whether it finds the defects planted in `tests/sim/breaks`, built one after another |
 //! | `cargo x ci` | all of it, and closes with the totals |
 //! | `cargo x bench [--quick]` | what a node costs, on the release build; `tests/src/bench/main.rs` has the rest |

@@ -12,13 +12,16 @@ use tokio::{
 use tonic::{Status, Streaming};
 
 use super::SnapshotData;
-use crate::raft::{
-    keeper::Received,
-    rpc,
-    server::{Answering, ended, malformed},
-    state_machine::Applied,
-    types::{RaftVote, SnapshotMeta, Types},
-    wire::{Malformed, message_stored_membership},
+use crate::{
+    metrics_sink::NodeMetrics,
+    raft::{
+        keeper::Received,
+        rpc,
+        server::{Answering, ended, malformed},
+        state_machine::Applied,
+        types::{RaftVote, SnapshotMeta, Types},
+        wire::{Malformed, message_stored_membership},
+    },
 };
 
 /// A sender that says nothing for so long has gone.
@@ -34,6 +37,7 @@ pub(in crate::raft) struct Intake {
     partial: Mutex<Option<Partial>>,
     /// Where they are written to disk.
     keeper: mpsc::Sender<Received>,
+    metrics: Arc<dyn NodeMetrics>,
 }
 
 impl fmt::Debug for Intake {
@@ -63,10 +67,11 @@ struct Announced {
 type Answers = mpsc::Sender<Result<proto::SnapshotAnswer, Status>>;
 
 impl Intake {
-    pub(in crate::raft) fn new(keeper: mpsc::Sender<Received>) -> Self {
+    pub(in crate::raft) fn new(keeper: mpsc::Sender<Received>, metrics: Arc<dyn NodeMetrics>) -> Self {
         Self {
             partial: Mutex::new(None),
             keeper,
+            metrics,
         }
     }
 
@@ -105,6 +110,7 @@ impl Intake {
         let mut partial = timeout(SILENCE_MAX, self.partial.lock())
             .await
             .map_err(|_| Status::unavailable("another snapshot is on its way to this server"))?;
+        self.metrics.install_begun();
         let (state, bytes) = collect(&mut partial, &announced, parts, answers).await?;
         // Nobody can go on with it any more, and it is large.
         drop(partial);

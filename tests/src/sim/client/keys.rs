@@ -102,9 +102,10 @@ impl Client {
         };
         // A put that happens twice shows as another revision.
         let write_unchanged = self.rng.one_in(2);
+        let value = self.value(id);
         let request = self.request(v1::PutRequest {
             key: key.into(),
-            value: id.to_string().into(),
+            value: value.into(),
             guard: condition.map(|condition| v1::Guard {
                 condition: Some(condition),
             }),
@@ -126,6 +127,19 @@ impl Client {
             Err(outcome) => outcome,
         };
         self.finish(id, outcome);
+    }
+
+    /// What is stored: the operation's number, and sometimes much behind it.
+    fn value(&mut self, id: OpId) -> String {
+        let mut value = id.to_string();
+        if self.setting.padding > 0 {
+            value.push(' ');
+            for _ in 0..self.rng.below(self.setting.padding) {
+                let letter = b'a' + u8::try_from(self.rng.below(26)).expect("below 26");
+                value.push(char::from(letter));
+            }
+        }
+        value
     }
 
     async fn delete(&mut self, key: String) {
@@ -158,7 +172,7 @@ pub(crate) fn prefixed(prefix: &str) -> v1::KeyRange {
 pub(super) fn stored(kv: &v1::KeyValue) -> OpId {
     std::str::from_utf8(&kv.value)
         .ok()
-        .and_then(|text| text.parse().ok())
+        .and_then(|text| text.split(' ').next()?.parse().ok())
         .unwrap_or(OpId::MAX)
 }
 

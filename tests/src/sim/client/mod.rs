@@ -22,6 +22,7 @@ pub(crate) use self::{
     ttl::TTL,
     watcher::told,
 };
+use crate::fleet::Book;
 use crate::history::{Action, History, OpId, Outcome};
 use crate::node;
 use crate::plan::Plan;
@@ -45,7 +46,9 @@ pub(crate) enum Work {
 /// What all clients share.
 pub(crate) struct Setting {
     /// Nodes that there are.
-    pub(crate) nodes: usize,
+    book: Rc<Book>,
+    /// Bytes that are stored beside what is needed, at most.
+    padding: u64,
     /// Keys that are read and written.
     pub(crate) keys: u64,
     /// Between two operations of one client, at most.
@@ -59,9 +62,10 @@ pub(crate) struct Setting {
 
 impl Setting {
     /// The clients' setting in a plan.
-    pub(crate) fn new(plan: &Plan, history: History) -> Self {
+    pub(crate) fn new(plan: &Plan, book: Rc<Book>, history: History) -> Self {
         Self {
-            nodes: plan.nodes,
+            book,
+            padding: plan.life.as_ref().map_or(0, |life| life.padding),
             keys: plan.keys,
             pause: plan.pause,
             within: plan.within,
@@ -90,7 +94,7 @@ impl Client {
     /// A client whose choices follow from `seed`.
     pub(crate) fn new(number: usize, seed: u64, setting: Rc<Setting>) -> Self {
         let mut rng = Rng::new(seed);
-        let node = 1 + below(&mut rng, setting.nodes);
+        let node = setting.book.choose(&mut rng);
         Self {
             number,
             rng,
@@ -123,7 +127,7 @@ impl Client {
     }
 
     fn turn_to_another(&mut self) {
-        self.node = 1 + below(&mut self.rng, self.setting.nodes);
+        self.node = self.setting.book.choose(&mut self.rng);
         // A connection that lost a segment never recovers in this network, so the old one goes in any case.
         self.channel = channel(self.node);
     }
