@@ -31,6 +31,8 @@ use crate::{
 
 /// After "not now" it is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
+/// While answers are awaited they are looked for so often.
+const LISTEN_AGAIN: Duration = Duration::from_millis(20);
 /// What would be unsafe is asked again for so long: a new leader has not heard everybody yet.
 const HEARD_WITHIN: Duration = ELECTION_TIMEOUT.saturating_mul(2);
 
@@ -202,10 +204,21 @@ impl Members {
         }
     }
 
-    /// Removes a server as the leader.
+    /// Removes a server as the leader. Those who are to remain get an election timeout to answer.
     pub(super) async fn remove_here(&self, name: &str, forced: bool) -> Removed {
+        let wished = Instant::now();
+        loop {
+            let removed = self.try_remove(name, forced, wished).await;
+            if !matches!(removed, Removed::Refused(_)) || wished.elapsed() > ELECTION_TIMEOUT {
+                return removed;
+            }
+            sleep(LISTEN_AGAIN).await;
+        }
+    }
+
+    async fn try_remove(&self, name: &str, forced: bool, wished: Instant) -> Removed {
         let mut going = 0;
-        let removal = |seen: &Composition| match decide::removal(seen, name, forced) {
+        let removal = |seen: &Composition| match decide::removal(seen, name, forced, wished.elapsed()) {
             Removal::Take(change, id) => {
                 going = id;
                 Ok::<Change, _>(change)

@@ -1,11 +1,14 @@
 //! Who comes in, who votes, who goes: decided by what the leader sees. Nothing here waits or asks.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     limits,
     raft::{Change, Composition, ELECTION_TIMEOUT, Peer, Phase, Standing},
 };
+
+/// A learner gets its vote only if it was heard so lately: three heartbeats. With its vote it may be needed at once.
+const LATELY: Duration = Duration::from_millis(300);
 
 /// What becomes of a server that wants to come in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,11 +95,12 @@ pub enum Removal {
     NotNow(String),
 }
 
-/// Whether the server `name` may go.
+/// Whether the server `name` may go, as was wished `ago`.
 ///
-/// Those who remain must be able to go on: enough of their voters must answer, unless it is `forced`. The last voter never
-/// goes.
-pub fn removal(seen: &Composition, name: &str, forced: bool) -> Removal {
+/// Those who remain must be able to go on: enough of their voters must have answered since, unless it is `forced`. One that
+/// answered before may have died meanwhile, and then the removal itself could not be committed, nor anything after it. The
+/// last voter never goes.
+pub fn removal(seen: &Composition, name: &str, forced: bool, ago: Duration) -> Removal {
     let named: Vec<_> = named(seen, name).collect();
     let Some((counts, _)) = named.iter().max_by_key(|(_, member)| member.votes) else {
         return Removal::Unknown;
@@ -119,13 +123,11 @@ pub fn removal(seen: &Composition, name: &str, forced: bool) -> Removal {
         .map(|(id, _)| **id)
         .collect();
     if !voters.is_empty() && !forced {
-        let live = rest
-            .iter()
-            .filter(|(id, member)| seen.hears(**id, member))
-            .count();
+        let answers = |(id, member): &&(&u64, &Standing)| seen.heard_within(ago, **id, member);
+        let live = rest.iter().filter(answers).count();
         let quorum = rest.len() / 2 + 1;
         if live < quorum {
-            let silent = rest.iter().filter(|(id, member)| !seen.hears(**id, member));
+            let silent = rest.iter().filter(|member| !answers(member));
             let silent: Vec<_> = silent.map(|(_, member)| member.peer.name.as_str()).collect();
             return Removal::Refused(format!(
                 "without {name} the cluster has {} voters, of which {live} answer, and {quorum} are needed: nothing could be \
@@ -181,7 +183,7 @@ fn moved(seen: &Composition) -> Option<Change> {
 fn promotion(seen: &Composition, committed: u64) -> Option<Change> {
     seen.members.iter().find_map(|(id, learner)| {
         let there = !learner.votes
-            && seen.hears(*id, learner)
+            && seen.heard_within(LATELY, *id, learner)
             && learner.matched.is_some_and(|matched| matched >= committed);
         let others = named(seen, &learner.peer.name).filter(|(_, member)| member.votes);
         let others: Vec<_> = others.collect();
@@ -199,9 +201,14 @@ impl Composition {
         self.members.iter().filter(|(_, member)| member.votes)
     }
 
-    /// Whether a member is heard. The leader hears itself.
+    /// Whether a member is heard, as far as it must be to keep its place.
     fn hears(&self, id: u64, member: &Standing) -> bool {
-        id == self.leader || member.heard.is_some_and(|heard| heard <= ELECTION_TIMEOUT)
+        self.heard_within(ELECTION_TIMEOUT, id, member)
+    }
+
+    /// Whether a member has acknowledged what was sent within this time. The leader hears itself.
+    fn heard_within(&self, time: Duration, id: u64, member: &Standing) -> bool {
+        id == self.leader || member.heard.is_some_and(|heard| heard <= time)
     }
 }
 

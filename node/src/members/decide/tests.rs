@@ -49,6 +49,11 @@ fn three(second: Option<Duration>, third: Option<Duration>) -> Composition {
     ])
 }
 
+/// What becomes of a wish that is an election timeout old.
+fn removal(seen: &Composition, name: &str, forced: bool) -> Removal {
+    super::removal(seen, name, forced, ELECTION_TIMEOUT)
+}
+
 #[test]
 fn a_new_server_learns_first_and_is_taken_in_once() {
     let cluster = three(NOW, NOW);
@@ -214,6 +219,29 @@ fn a_server_goes_if_those_who_remain_can_go_on() {
     for forced in [false, true] {
         assert!(matches!(removal(&alone, "a", forced), Removal::Refused(why) if why.contains("only voter")));
     }
+}
+
+#[test]
+fn who_answered_before_the_wish_may_be_dead_and_does_not_count() {
+    let cluster = three(NOW, NOW);
+    let wished = |ago| super::removal(&cluster, "c", false, Duration::from_millis(ago));
+    assert!(matches!(wished(79), Removal::Refused(why) if why.contains("until b is back")));
+    assert!(matches!(wished(80), Removal::Take(..)));
+}
+
+#[test]
+fn one_that_fell_silent_a_moment_ago_gets_no_vote() {
+    let mut steward = Steward { committed: Some(100) };
+    let mut cluster = three(NOW, NOW);
+    let mut silent = learner("d", 100);
+    silent.heard = Some(Duration::from_millis(400));
+    cluster.members.insert(4, silent);
+    assert_eq!(steward.next(&cluster), None);
+    cluster.members.insert(4, learner("d", 100));
+    assert!(matches!(
+        steward.next(&cluster),
+        Some(Change::Promote { node: 4, .. })
+    ));
 }
 
 #[test]
