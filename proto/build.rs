@@ -18,6 +18,7 @@ const NATIVE: &[&str] = &[
 ];
 
 const INTERNAL: &[&str] = &[
+    "spine/internal/v1/condition.proto",
     "spine/internal/v1/digests.proto",
     "spine/internal/v1/forward.proto",
     "spine/internal/v1/hello.proto",

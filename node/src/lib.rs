@@ -18,6 +18,7 @@ pub mod backup;
 pub mod ca;
 #[cfg(feature = "server")]
 pub mod cli;
+pub mod condition;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod digests;

@@ -43,6 +43,10 @@ pub const CHECKPOINT_ASKS_MAX: usize = 16;
 pub const DIGEST_MARKS_MAX: usize = 64;
 /// Bytes of a message about them: all of them take 2 KiB.
 pub const DIGESTS_BYTES_MAX: usize = 8 << 10;
+/// Writes of the log whose times are kept to know how fast it is: those of ten seconds, but for a very busy server.
+pub const FLUSHES_KEPT_MAX: usize = 4_096;
+/// Bytes of a message about how a server does: a few dozen.
+pub const CONDITION_BYTES_MAX: usize = 4 << 10;
 /// Readers that wait for a round at most; each is a request that has a connection.
 pub const READERS_WAITING_MAX: usize = 65_536;
 /// Probes that run at once. Each holds a connection; at the default time limit of 10 s and with every target dead,

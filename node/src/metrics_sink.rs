@@ -31,6 +31,9 @@ pub trait NodeMetrics: Send + Sync + 'static {
     /// A checkpoint could not be written; it is tried again.
     fn checkpoint_failed(&self) {}
 
+    /// This node gave leadership away because of its disk.
+    fn stepped_aside(&self) {}
+
     /// A peer's state is not this node's.
     fn digest_differs(&self) {}
 }

@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    condition::{self, Condition},
     digests::{
         Marks,
         peers::{self, Asking, Comparing},
@@ -177,11 +178,15 @@ pub struct Node {
     announcing: JoinHandle<()>,
     watching: JoinHandle<()>,
     comparing: JoinHandle<()>,
+    /// Asks the others how they do, and gives leadership away if this node's disk is far slower.
+    looking: JoinHandle<()>,
     /// Looks after the members while this node leads.
     stewarding: JoinHandle<()>,
     /// Tells the others what is durable here, if there are any.
     telling: Option<JoinHandle<()>>,
     members: Arc<Members>,
+    condition: Arc<Condition>,
+    marks: Arc<Marks>,
     /// Last, so that the directory is free only when nothing writes there any more.
     _lock: Box<dyn DirLock>,
 }
@@ -213,16 +218,18 @@ impl Node {
         waiting: &Waiting,
     ) -> Result<Self, StartError> {
         let fatal = Fatal::default();
+        let condition = Arc::new(Condition::new(world.clock.clone()));
         let start = Start {
             settings: &settings,
             world: &world,
             metrics: &metrics,
+            condition: &condition,
             fatal: &fatal,
             waiting,
         };
         let started = start.run().await?;
         say_opened(&started.opened);
-        Self::begin(started, &settings, world, metrics, fatal).await
+        Self::begin(started, &settings, world, (metrics, condition), fatal).await
     }
 
     /// Runs what may take part.
@@ -230,7 +237,7 @@ impl Node {
         started: Started,
         settings: &NodeSettings,
         world: World,
-        metrics: Arc<dyn NodeMetrics>,
+        (metrics, condition): (Arc<dyn NodeMetrics>, Arc<Condition>),
         fatal: Fatal,
     ) -> Result<Self, StartError> {
         let (opened, links) = (started.opened, started.links);
@@ -267,27 +274,24 @@ impl Node {
         .await?;
         let asking = Asking::new(links.clone(), identity, boot_number);
         let comparing = Comparing::new(asking, consensus.clone(), marks.clone(), metrics.clone());
-        let members = Arc::new(Members::new(
-            consensus.clone(),
-            links.clone(),
-            identity,
-            boot_number,
-        ));
+        let me = (identity, boot_number);
+        let looking = condition::steward::run(&links, me, &consensus, &condition, &metrics);
+        let members = Members::new(consensus.clone(), links.clone(), identity, boot_number);
+        let members = Arc::new(members);
         let (ask_checkpoint, asks) = mpsc::channel(CHECKPOINT_ASKS_MAX);
-        let (registry, submitter) = NodeRegistry::new(
-            settings.about(identity, &*log),
-            Parts {
-                hub,
-                consensus: consensus.clone(),
-                way: Arc::new(Remote::new(links, identity, boot_number)),
-                checkpoints: ask_checkpoint,
-                members: members.clone(),
-                clock: world.clock.clone(),
-                metrics: metrics.clone(),
-            },
-        );
+        let parts = Parts {
+            hub,
+            consensus: consensus.clone(),
+            way: Arc::new(Remote::new(links, identity, boot_number)),
+            checkpoints: ask_checkpoint,
+            members: members.clone(),
+            clock: world.clock.clone(),
+            metrics: metrics.clone(),
+        };
+        let (registry, submitter) = NodeRegistry::new(settings.about(identity, &*log), parts);
         services.raft.begin(consensus.service());
-        answer_nodes(&services, identity, &gate, &registry, &members, marks);
+        let told = (&marks, &condition);
+        answer_nodes(&services, identity, &gate, &registry, &members, told);
         let keeper = Keeper {
             consensus: consensus.clone(),
             checkpoints,
@@ -309,11 +313,14 @@ impl Node {
             announcing: fatal.spawn("announcing this node", announce(registry.clone(), member)),
             watching: fatal.spawn("watching Raft", watch_raft(consensus.clone(), fatal.clone())),
             comparing: fatal.spawn("comparing digests", compare(comparing, fatal.clone())),
+            looking: fatal.spawn("looking after the disks", looking),
             stewarding: fatal.spawn("looking after the members", steward::run(consensus.clone())),
             telling: started
                 .recognized
                 .map(|recognized| stay_known(recognized, log.clone(), &members, &fatal)),
             members,
+            condition,
+            marks,
             registry,
             consensus,
             port: started.port,
@@ -340,6 +347,16 @@ impl Node {
     /// How often it was started on this data.
     pub fn boot_number(&self) -> u64 {
         self.boot_number
+    }
+
+    /// How it and the other nodes do.
+    pub fn condition(&self) -> Arc<Condition> {
+        self.condition.clone()
+    }
+
+    /// What its state came to at the newest moments at which nodes compare theirs.
+    pub fn marks(&self) -> Arc<Marks> {
+        self.marks.clone()
     }
 
     /// What is applied here, as it changes.
@@ -433,6 +450,7 @@ impl Node {
         }
         self.watching.abort();
         self.comparing.abort();
+        self.looking.abort();
         self.stewarding.abort();
         abort(self.telling);
         drop(self.port);
@@ -448,6 +466,7 @@ impl Node {
         for task in [
             &self.watching,
             &self.comparing,
+            &self.looking,
             &self.stewarding,
             &self.announcing,
             &self.submitting,
@@ -525,12 +544,14 @@ fn answer_nodes(
     gate: &Arc<dyn Gate>,
     registry: &Arc<NodeRegistry>,
     members: &Arc<Members>,
-    marks: Arc<Marks>,
+    (marks, condition): (&Arc<Marks>, &Arc<Condition>),
 ) {
     let membership = members::service::service(members.clone(), identity, gate.clone());
     services.membership.begin(membership);
-    let telling = peers::service(identity, gate.clone(), marks);
+    let telling = peers::service(identity, gate.clone(), marks.clone());
     services.digests.begin(telling);
+    let telling = condition::peers::service(identity, gate.clone(), condition.clone());
+    services.condition.begin(telling);
     let forward = Service::new(registry.clone(), identity, gate.clone());
     services.forward.begin(ForwardService::new(forward));
 }

@@ -3,12 +3,12 @@
 //!
 //! Only then does Raft begin ([`Node::start`](crate::Node::start)), so until then this node neither votes nor campaigns.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::{
+    condition::{Condition, FlushTimer},
     members::changes::Members,
     metrics_sink::NodeMetrics,
     node::{Fatal, NodeSettings, PeerPort},
@@ -21,8 +21,8 @@ use crate::{
         roster::{Roster, Rosters},
         starts::Starts,
     },
-    storage::log::{Flush, LogHooks, LogObserver, LogStore},
-    world::{World, clock::Clock, home::Lodging, net::Listener},
+    storage::log::{LogHooks, LogStore},
+    world::{World, home::Lodging, net::Listener},
 };
 
 /// A node that may take part.
@@ -59,6 +59,7 @@ pub(crate) struct Start<'a> {
     pub(crate) settings: &'a NodeSettings,
     pub(crate) world: &'a World,
     pub(crate) metrics: &'a Arc<dyn NodeMetrics>,
+    pub(crate) condition: &'a Arc<Condition>,
     pub(crate) fatal: &'a Fatal,
     pub(crate) waiting: &'a Waiting,
 }
@@ -185,11 +186,7 @@ impl Start<'_> {
         let failed = self.fatal.clone();
         let hooks = LogHooks {
             fatal: Arc::new(move |error| failed.tell(error.to_string())),
-            observer: Arc::new(FlushTimer {
-                clock: self.world.clock.clone(),
-                metrics: self.metrics.clone(),
-                began: Mutex::default(),
-            }),
+            observer: Arc::new(FlushTimer::new(self.condition.clone(), self.metrics.clone())),
         };
         let joins = self
             .settings
@@ -257,26 +254,4 @@ fn joins(beginning: &Beginning, seeds: &[String]) -> bool {
 
 fn durable(starts: &Starts, log: &dyn LogStore) -> Result<Durable, StartError> {
     Durable::of(starts.present(), &log.durable()).map_err(|error| StartError::Raft(error.to_string()))
-}
-
-/// Times flushes with World's clock.
-struct FlushTimer {
-    clock: Arc<dyn Clock>,
-    metrics: Arc<dyn NodeMetrics>,
-    began: Mutex<Duration>,
-}
-
-impl LogObserver for FlushTimer {
-    fn flush_begins(&self) {
-        *self.began.lock() = self.clock.monotonic();
-    }
-
-    fn flush_ends(&self, flush: Flush) {
-        let took = self.clock.monotonic().saturating_sub(*self.began.lock());
-        self.metrics.flushed(took, flush.entries, flush.bytes);
-    }
-
-    fn segment_unprepared(&self) {
-        self.metrics.segment_unprepared();
-    }
 }

@@ -1,11 +1,13 @@
 //! What a node's port answers.
 
-use spine_proto::internal::v1::{digests_server::DigestsServer, hello_server::HelloServer};
+use spine_proto::internal::v1::{
+    condition_server::ConditionServer, digests_server::DigestsServer, hello_server::HelloServer,
+};
 use tonic::service::Routes;
 
 use super::{Late, hello::Presence};
 use crate::{
-    digests::peers::Telling, forward::service::ForwardService, members::service::MembershipService,
+    condition, digests, forward::service::ForwardService, members::service::MembershipService,
     raft::RaftService,
 };
 
@@ -21,7 +23,9 @@ pub struct Services {
     /// That of the members, for who comes.
     pub membership: Late<MembershipService>,
     /// What tells the digests of the state.
-    pub digests: Late<DigestsServer<Telling>>,
+    pub digests: Late<DigestsServer<digests::peers::Telling>>,
+    /// What tells how this server does.
+    pub condition: Late<ConditionServer<condition::peers::Telling>>,
 }
 
 impl Services {
@@ -32,5 +36,6 @@ impl Services {
             .add_service(self.forward.clone())
             .add_service(self.membership.clone())
             .add_service(self.digests.clone())
+            .add_service(self.condition.clone())
     }
 }

@@ -184,31 +184,40 @@ impl Consensus {
             return Err(TransferError::NotLeader);
         };
         let members = metrics.membership_config.clone();
-        let contacts = self.contacts();
-        let answers = |id: &u64| {
-            let ago = contacts.get(id).copied().flatten();
-            *id != self.node && ago.is_some_and(|ago| ago <= ELECTION_TIMEOUT)
-        };
         let best = members
             .voter_ids()
-            .filter(answers)
+            .filter(|id| self.answers(*id))
             .max_by_key(|id| replication.get(id).copied().flatten())
             .ok_or(TransferError::NoFollower)?;
+        self.transfer_to(best).await
+    }
+
+    /// Hands leadership to a voter, and waits until it, or another, leads.
+    pub async fn transfer_to(&self, node: u64) -> Result<Leader, TransferError> {
+        if !self.leads() {
+            return Err(TransferError::NotLeader);
+        }
+        let Some(peer) = self.voters().remove(&node).filter(|_| self.answers(node)) else {
+            return Err(TransferError::NoFollower);
+        };
         let mut leader = self.leader();
         self.raft
             .trigger()
-            .transfer_leader(best)
+            .transfer_leader(node)
             .await
             .map_err(|_| TransferError::Ended)?;
         let another = |leader: &Option<Leader>| leader.as_ref().is_some_and(|leader| leader.id != self.node);
         match timeout(TAKEN_WITHIN, leader.wait_for(another)).await {
             Ok(Ok(leader)) => leader.clone().ok_or(TransferError::Ended),
             Ok(Err(_)) => Err(TransferError::Ended),
-            Err(_) => {
-                let name = members.get_node(&best).map(|peer| peer.name.clone());
-                Err(TransferError::NotTaken(name.unwrap_or_default()))
-            }
+            Err(_) => Err(TransferError::NotTaken(peer.name)),
         }
+    }
+
+    /// Whether another member answers this leader.
+    fn answers(&self, node: u64) -> bool {
+        let ago = self.contacts().get(&node).copied().flatten();
+        node != self.node && ago.is_some_and(|ago| ago <= ELECTION_TIMEOUT)
     }
 
     /// Waits until this node leads, by what it knows.

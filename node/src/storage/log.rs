@@ -143,6 +143,8 @@ pub struct Flush {
 /// Watches the flushes of a log, for metrics. Called on the log's thread; it takes the times itself, with its own
 /// clock, so that the log needs none.
 pub trait LogObserver: Send + Sync {
+    /// A write begins, of which the flush is the end. It may be told twice of the same.
+    fn write_begins(&self) {}
     /// The write has returned, the flush begins.
     fn flush_begins(&self) {}
     /// The flush has returned.

@@ -47,6 +47,10 @@ pub const SERIES: &[Row] = &[
     row("spine_raft_has_leader", "1 while this server knows a leader"),
     row("spine_raft_term", "The election that is in force"),
     row(
+        "spine_raft_stepped_aside_total",
+        "Times that this server gave leadership away because its disk was far slower than the others'",
+    ),
+    row(
         "spine_raft_log_position",
         "The last position written to this server's log",
     ),
@@ -196,6 +200,7 @@ pub struct Metrics {
     is_leader: Gauge,
     has_leader: Gauge,
     term: Position,
+    stepped_aside: Counter,
     log: Position,
     committed: Position,
     applied: Position,
@@ -248,6 +253,7 @@ impl Metrics {
             is_leader: Gauge::default(),
             has_leader: Gauge::default(),
             term: Gauge::default(),
+            stepped_aside: Counter::default(),
             log: Gauge::default(),
             committed: Gauge::default(),
             applied: Gauge::default(),
@@ -297,6 +303,10 @@ impl Metrics {
         add("spine_raft_is_leader", Metric::of(self.is_leader.clone()));
         add("spine_raft_has_leader", Metric::of(self.has_leader.clone()));
         add("spine_raft_term", Metric::of(self.term.clone()));
+        add(
+            "spine_raft_stepped_aside_total",
+            Metric::of(self.stepped_aside.clone()),
+        );
         add("spine_raft_log_position", Metric::of(self.log.clone()));
         add(
             "spine_raft_committed_position",
@@ -400,6 +410,11 @@ impl Metrics {
             .inner()
             .store(usage.cpu.as_secs_f64().to_bits(), Ordering::Relaxed);
         self.open_fds.set(usage.open_fds);
+    }
+
+    /// Moments at which another server's state was not this one's.
+    pub fn digest_mismatches(&self) -> u64 {
+        self.digest_mismatches.get()
     }
 
     /// How long the server has been running.
@@ -508,6 +523,10 @@ impl NodeMetrics for Metrics {
 
     fn checkpoint_failed(&self) {
         self.checkpoint_failures.inc();
+    }
+
+    fn stepped_aside(&self) {
+        self.stepped_aside.inc();
     }
 
     fn digest_differs(&self) {

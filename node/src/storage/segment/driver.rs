@@ -271,6 +271,7 @@ impl Driver {
         dones: Vec<Done>,
         queued_bytes: usize,
     ) -> Result<(), LogError> {
+        self.shared.hooks.observer.write_begins();
         self.unconfirmed = !records.is_empty();
         records.extend(committed.map(Record::Committed));
         let written = self.written.insert(Written {

@@ -168,6 +168,7 @@ impl Driver {
             queued_bytes,
         } = group;
         records.extend(committed.map(Record::Committed));
+        self.shared.hooks.observer.write_begins();
         let written = self
             .put_all(&records)
             .and_then(|()| self.flush(&records, dones.len()));
