@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use spine_proto::v1::{self, admin_client::AdminClient, save_snapshot_response::Part};
 use tokio::time::timeout;
-use tonic::Streaming;
+use tonic::{Streaming, transport::Channel};
 
 use crate::{
     error::{Error, Kind, Result},
-    pool::Caller,
+    pool::{Caller, MESSAGE_BYTES_MAX},
 };
 
 /// A server that sends nothing for so long has gone. It gives up a client earlier than this.
@@ -21,6 +21,23 @@ pub struct Admin(Caller);
 impl Admin {
     pub(crate) fn new(caller: Caller) -> Self {
         Self(caller)
+    }
+
+    /// Asks one server, the first that answers, how it does. It needs no leader.
+    pub async fn diagnose(&self) -> Result<v1::DiagnoseResponse> {
+        let send = |channel, request| async move { AdminClient::new(channel).diagnose(request).await };
+        self.0.pool.call(Kind::Read, v1::DiagnoseRequest {}, send).await
+    }
+
+    /// Asks one server, the first that answers, for what a report of a defect needs. It holds no secret.
+    pub async fn debug(&self) -> Result<v1::DebugResponse> {
+        let send = |channel: Channel, request| async move {
+            AdminClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .debug(request)
+                .await
+        };
+        self.0.pool.call(Kind::Read, v1::DebugRequest {}, send).await
     }
 
     /// Begins to fetch the whole state of one moment, from the first server that gives it.

@@ -5,6 +5,7 @@
 //! what it was told.
 
 mod options;
+mod shown;
 
 use std::{
     io,

@@ -25,6 +25,8 @@ pub mod digests;
 pub mod forward;
 pub mod leader;
 pub mod limits;
+#[cfg(feature = "server")]
+pub mod machine;
 pub mod members;
 pub mod metrics_sink;
 pub mod node;

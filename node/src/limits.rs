@@ -47,6 +47,12 @@ pub const DIGESTS_BYTES_MAX: usize = 8 << 10;
 pub const FLUSHES_KEPT_MAX: usize = 4_096;
 /// Bytes of a message about how a server does: a few dozen.
 pub const CONDITION_BYTES_MAX: usize = 4 << 10;
+/// Lines of its log that a server keeps for a report.
+pub const LOG_LINES_KEPT_MAX: usize = 1_000;
+/// Bytes of them.
+pub const LOG_BYTES_KEPT_MAX: usize = 256 << 10;
+/// Bytes of one such line; what is longer is cut.
+pub const LOG_LINE_BYTES_MAX: usize = 2 << 10;
 /// Readers that wait for a round at most; each is a request that has a connection.
 pub const READERS_WAITING_MAX: usize = 65_536;
 /// Probes that run at once. Each holds a connection; at the default time limit of 10 s and with every target dead,

@@ -6,6 +6,7 @@
 //! for a change is told that the server ends, the node writes its checkpoint.
 
 mod door;
+mod host;
 mod listen;
 mod ops;
 mod port;
@@ -29,6 +30,7 @@ pub use self::{socket::SocketError, tls::TlsError};
 
 use self::{
     door::{Door, NotReady},
+    host::Host,
     listen::{WayIn, WaysIn},
     ops::Ops,
     port::{Port, Protocol},
@@ -186,13 +188,21 @@ impl Server {
             metrics.clone(),
         );
 
+        let clock = world.clock.clone();
+        let host = Host::new(
+            &node,
+            &config,
+            places.data_dir.clone(),
+            metrics.clone(),
+            clock.clone(),
+        );
         let ops = Ops {
             registry: registry.clone(),
             metrics,
-            clock: world.clock.clone(),
+            clock,
         };
         doors.http.open(http_router(&config, &ops));
-        doors.grpc.open(grpc_router(&config, &ops));
+        doors.grpc.open(grpc_router(&config, &ops, host));
         Ok(Self {
             ports,
             node,
@@ -422,9 +432,10 @@ fn http_dialect(path: &str) -> &'static str {
     }
 }
 
-fn grpc_router(config: &Config, ops: &Ops) -> Router {
+fn grpc_router(config: &Config, ops: &Ops, host: Host) -> Router {
     let settings = native::Settings {
         default_service_ttl: config.default_service_ttl,
+        host: Some(Arc::new(host)),
         ..native::Settings::default()
     };
     let services = native::services(ops.registry.clone(), settings);

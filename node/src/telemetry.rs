@@ -1,16 +1,29 @@
 //! What a server says of itself: its log, and its metrics.
 //!
 //! The log goes to standard error, one line an event, as text or as JSON; `RUST_LOG` filters it. [`metrics`] holds
-//! every series in one table; [`count`] counts what comes in over the ports.
+//! every series in one table; [`count`] counts what comes in over the ports; [`recent`] keeps the newest lines for a report.
 
 pub mod count;
 pub mod metrics;
+pub mod recent;
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    sync::OnceLock,
+};
 
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
+use self::recent::Recent;
 use crate::config::LogFormat;
+
+/// The log is the process's, and so are its newest lines.
+static RECENT: OnceLock<Recent> = OnceLock::new();
+
+/// The newest lines of this process's log, the oldest first; none if it was not begun here.
+pub fn recent_lines() -> Vec<String> {
+    RECENT.get().map(Recent::lines).unwrap_or_default()
+}
 
 /// What is logged when `RUST_LOG` says nothing: what an operator can act on. openraft tells of each election at info, and
 /// of a server that is away with each heartbeat: the leader says it once, when it calls the roll.
@@ -30,7 +43,10 @@ pub fn init_logging(format: LogFormat) -> Result<(), InvalidFilter> {
         _ => EnvFilter::new(FILTER),
     };
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    let registry = tracing_subscriber::registry().with(filter);
+    let recent = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_writer(RECENT.get_or_init(Recent::default).clone());
+    let registry = tracing_subscriber::registry().with(filter).with(recent);
     // Tests start several servers in one process; the log that is there already is good enough then.
     let _ = match format {
         LogFormat::Text => registry

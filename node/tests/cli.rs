@@ -191,6 +191,20 @@ impl Runner for Script {
                 std::fs::write(file, text)?;
                 Ok(String::new())
             }
+            ("read", [file]) => Ok(std::fs::read_to_string(file)?),
+            ("held", [lock]) => {
+                let client = self
+                    .runtime
+                    .block_on(async { spine_client::Client::connect(&self.address) })?;
+                let is_held = || {
+                    let holder = self.runtime.block_on(client.lock(lock.clone()).holder());
+                    holder.is_ok_and(|holder| holder.holder.is_some())
+                };
+                while !is_held() {
+                    std::thread::yield_now();
+                }
+                Ok(String::new())
+            }
             ("files", [dir]) => {
                 let mut names = Vec::new();
                 for entry in std::fs::read_dir(dir)? {
@@ -241,7 +255,10 @@ impl Script {
                 .then(|| vec!["--addr".to_owned(), address])
                 .into_iter()
                 .flatten();
-            let line = std::iter::once("spine".to_owned()).chain(words).chain(place);
+            // Behind the command's name: what `lock` runs takes all that stands behind `--`.
+            let (name, rest) = words.split_at(words.len().min(1));
+            let line = ["spine".to_owned()].into_iter().chain(name.to_vec());
+            let line = line.chain(place).chain(rest.to_vec());
             let program = match Program::try_parse_from(line) {
                 Ok(program) => program,
                 Err(error) => return (Exit::Usage, String::new(), error.to_string()),
@@ -274,7 +291,7 @@ impl Script {
             let _ = write!(shown, "! {}", line.replace(&self.address, "ADDR"));
         }
         if exit != Exit::Ok {
-            let _ = write!(shown, "\nexit {} {exit:?}", exit as u8);
+            let _ = write!(shown, "\nexit {} {exit:?}", exit.code());
         }
         let files = self.files.path().display().to_string();
         masked(&shown.replace(&files, "TMP"))

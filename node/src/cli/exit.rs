@@ -4,29 +4,49 @@ use std::{io, process::ExitCode};
 
 use spine_client::Error;
 
-/// The exit codes, as scripts may rely on them.
+/// What a command ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Exit {
     /// It is done.
-    Ok = 0,
+    Ok,
     /// Something else went wrong.
-    Error = 1,
+    Error,
     /// The command line can't be understood.
-    Usage = 2,
+    Usage,
     /// What was asked for is not there.
-    NotFound = 3,
+    NotFound,
     /// The cluster's rules, or the condition given, refuse it.
-    Refused = 4,
+    Refused,
     /// No leader: most servers are down or apart.
-    NoQuorum = 5,
+    NoQuorum,
     /// It may have been done or not.
-    Unknown = 6,
+    Unknown,
+    /// The lock was lost while a command ran under it.
+    LockLost,
+    /// A command that was run ended with this.
+    Command(u8),
+}
+
+impl Exit {
+    /// The exit codes, as scripts may rely on them.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Error => 1,
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::Refused => 4,
+            Self::NoQuorum => 5,
+            Self::Unknown => 6,
+            Self::LockLost => 7,
+            Self::Command(code) => code,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(exit.code())
     }
 }
 
@@ -39,6 +59,12 @@ pub(super) enum Failure {
     NotFound(String),
     /// The condition given does not hold.
     GuardFailed(String),
+    /// The lock was lost while a command ran under it.
+    LockLost(String),
+    /// A command that was run ended with this code, and has said why itself.
+    Command(u8),
+    /// A command could not be run; what a shell would end with.
+    NotRun(String, u8),
     /// Anything else.
     Other(String),
     /// Reading or writing on this machine.
@@ -57,6 +83,8 @@ impl Failure {
             },
             Self::NotFound(_) => Exit::NotFound,
             Self::GuardFailed(_) => Exit::Refused,
+            Self::LockLost(_) => Exit::LockLost,
+            Self::Command(code) | Self::NotRun(_, code) => Exit::Command(*code),
             // `spine kv list | head` has done what it should.
             Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
             Self::Other(_) | Self::Io(_) => Exit::Error,
@@ -70,7 +98,12 @@ impl Failure {
                 Some(remedy) => format!("{}; {remedy}", one_line(&error.to_string())),
                 None => one_line(&error.to_string()),
             },
-            Self::NotFound(text) | Self::GuardFailed(text) | Self::Other(text) => one_line(text),
+            Self::NotFound(text)
+            | Self::GuardFailed(text)
+            | Self::LockLost(text)
+            | Self::NotRun(text, _)
+            | Self::Other(text) => one_line(text),
+            Self::Command(_) => return None,
             Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => return None,
             Self::Io(error) => one_line(&error.to_string()),
         })

@@ -3,9 +3,12 @@
 //! Each is decode, ask, print: arguments become one or two calls of `spine-client`, the answer becomes rows, and rows
 //! become a table or JSON ([`print`]). What goes wrong is one line, cause and remedy, and an exit code ([`exit`]).
 
+mod debug;
+mod doctor;
 mod exit;
 mod kv;
 mod lease;
+mod lock;
 mod members;
 mod print;
 mod rows;
@@ -19,7 +22,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand, ValueEnum};
-use spine_client::Client;
+use spine_client::{Client, Error};
 
 pub use self::exit::Exit;
 use self::exit::Failure;
@@ -38,12 +41,18 @@ pub enum ClientCommand {
     Kv(kv::Kv),
     /// Make, renew and end leases
     Lease(lease::Lease),
+    /// Run a command while a lock is held
+    Lock(lock::Lock),
     /// Register, find and remove services
     Service(service::Service),
     /// Keep the state of the cluster in a file, and begin a cluster with it
     Snapshot(snapshot::Snapshot),
     /// Print what happens, one JSON event a line
     Watch(watch::Watch),
+    /// Find out what is wrong with a cluster, or about to be, and what to do
+    Doctor(doctor::Doctor),
+    /// Make a file for a report of a defect, without secrets
+    Debug(debug::Debug),
     /// Print a completion script for a shell
     Completion {
         /// The shell
@@ -76,14 +85,19 @@ pub struct Connection {
 
 impl Connection {
     fn client(&self) -> Result<Client, Failure> {
-        let mut builder = Client::builder(&self.addr)
+        let client = self.client_of(&self.addr)?;
+        Ok(if self.stale { client.stale() } else { client })
+    }
+
+    /// A client of other servers, as the same.
+    fn client_of(&self, addresses: &str) -> Result<Client, Error> {
+        let mut builder = Client::builder(addresses)
             .deadline(self.timeout)
             .wait_for_server(false);
         if let Some(token) = &self.token {
             builder = builder.token(token);
         }
-        let client = builder.build()?;
-        Ok(if self.stale { client.stale() } else { client })
+        builder.build()
     }
 }
 
@@ -145,6 +159,9 @@ async fn dispatch(
         ClientCommand::Service(service) => service.run(streams).await,
         ClientCommand::Snapshot(snapshot) => snapshot.run(streams).await,
         ClientCommand::Watch(watch) => watch.run(streams).await,
+        ClientCommand::Lock(lock) => lock.run(streams).await,
+        ClientCommand::Doctor(doctor) => doctor.run(streams).await,
+        ClientCommand::Debug(debug) => debug.run(streams).await,
         ClientCommand::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut program, "spine", &mut script);

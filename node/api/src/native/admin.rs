@@ -14,7 +14,7 @@ use tokio::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Door, consistency, status};
+use super::{Door, Host, consistency, status};
 use crate::{
     limits,
     registry::{Context, Error},
@@ -38,6 +38,13 @@ impl Administration {
             door,
             sending: Arc::new(Semaphore::new(limits::SNAPSHOTS_SENT_MAX)),
         }
+    }
+
+    /// The server around the registry.
+    fn host(&self) -> Result<&dyn Host, Status> {
+        let none = || Error::Unsupported("this registry is not that of a server of its own".into());
+        let host = self.door.settings.host.as_deref();
+        host.ok_or_else(|| status::of(&none()))
     }
 
     async fn begin(&self, cx: &Context) -> Result<(Sending, v1::SnapshotStart), Error> {
@@ -81,6 +88,20 @@ impl Admin for Administration {
         // It ends with the state, with the connection, or with the client's patience; nobody waits for it.
         tokio::spawn(sending.run(start, parts));
         Ok(Response::new(Box::pin(sent)))
+    }
+
+    async fn diagnose(
+        &self,
+        _request: Request<v1::DiagnoseRequest>,
+    ) -> Result<Response<v1::DiagnoseResponse>, Status> {
+        Ok(Response::new(self.host()?.diagnose().await))
+    }
+
+    async fn debug(
+        &self,
+        _request: Request<v1::DebugRequest>,
+    ) -> Result<Response<v1::DebugResponse>, Status> {
+        Ok(Response::new(self.host()?.debug().await))
     }
 }
 

@@ -23,8 +23,9 @@ mod status;
 mod txn;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use spine_core::{Applied, Command, Dialect, Index, NodeName, Outcome, Query, Ttl};
 use spine_proto::v1;
 use tokio::time::Instant;
@@ -37,6 +38,16 @@ use crate::{
     registry::{Consistency, Context, Credential, Error, Registry},
 };
 
+/// What the native API asks of the server around it: what is about a process and its machine, and not about the registry.
+#[async_trait]
+pub trait Host: Debug + Send + Sync + 'static {
+    /// How the server does. It takes a few seconds at most.
+    async fn diagnose(&self) -> v1::DiagnoseResponse;
+
+    /// What a report needs of it; no secret is in it.
+    async fn debug(&self) -> v1::DebugResponse;
+}
+
 /// How the native API behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -48,6 +59,8 @@ pub struct Settings {
     pub default_service_ttl: Option<Ttl>,
     /// This release, as `ServerStatus` tells it.
     pub version: Arc<str>,
+    /// The server around it; `None`: there is none to ask.
+    pub host: Option<Arc<dyn Host>>,
 }
 
 impl Default for Settings {
@@ -57,6 +70,7 @@ impl Default for Settings {
             deadline_max: limits::REQUEST_DEADLINE_MAX,
             default_service_ttl: None,
             version: env!("CARGO_PKG_VERSION").into(),
+            host: None,
         }
     }
 }

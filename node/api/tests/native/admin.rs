@@ -63,3 +63,12 @@ async fn a_snapshot_is_the_state_of_one_moment() {
         "nothing is behind the end"
     );
 }
+
+#[tokio::test]
+async fn a_registry_without_a_server_around_it_has_no_machine_to_tell_of() {
+    let served = Served::start().await;
+    let refused = served.admin().diagnose(v1::DiagnoseRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unimplemented);
+    let refused = served.admin().debug(v1::DebugRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unimplemented);
+}
