@@ -1,18 +1,6 @@
-//! A client of Spine over its native API, `spine.v1`.
+#![doc = include_str!("../README.md")]
 //!
-//! ```no_run
-//! # async fn example() -> Result<(), spine_client::Error> {
-//! use spine_client::{Client, Registration};
-//!
-//! let client = Client::connect("10.0.0.1:8502,10.0.0.2:8502,10.0.0.3:8502")?;
-//! client.catalog.register(Registration::new("photo", "10.0.0.7", 8080).version("2")).await?;
-//! for target in client.catalog.resolve("photo").await?.targets {
-//!     println!("{}:{} gets {}", target.address, target.port, target.weight);
-//! }
-//! # Ok(())
-//! # }
-//! ```
-//!
+//! # In more detail
 //! Several servers may be named; any of them answers any call. A call is tried again, at another server, only where
 //! that is safe: where nothing was written. What may have been written and was not answered is told as
 //! [`Error::Unknown`], never as a failure, unless the client numbers its writes ([`Builder::exactly_once`]): then it is
