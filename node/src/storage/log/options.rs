@@ -50,7 +50,7 @@ pub struct LogOptions {
     /// from it how long an entry may be.
     pub segment_bytes: u64,
     /// How many files are kept ready to become segments. One is enough as long as a file is filled faster than a
-    /// segment; the second covers a burst.
+    /// segment; the second comes from a segment that the log needs no more, and covers a burst.
     pub spares: usize,
     /// Payload bytes kept in memory for reads: 32 MiB, several times what followers lag behind in health. Entries that
     /// aren't flushed are kept beyond it.
