@@ -34,8 +34,9 @@ use super::checkpoint::{
     newest_good,
 };
 
-/// While a generation is written, it is flushed (and the rate kept) after so many bytes.
-const FLUSH_BYTES: u64 = 4 * 1024 * 1024;
+/// While a generation is written, it is flushed (and the rate kept) after so many bytes: a flush of the log that meets one
+/// of these waits for no more.
+const FLUSH_BYTES: u64 = 1024 * 1024;
 
 const HEADER_KEY: &[u8] = &[0];
 const CHUNK_PREFIX: u8 = 1;
