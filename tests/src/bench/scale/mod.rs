@@ -64,7 +64,7 @@ impl Plan {
         value_bytes: 100,
         writers: 512,
         steady_rate: 1_000,
-        checkpoint_bytes: 4 << 10,
+        checkpoint_bytes: 1 << 10,
         phase: Duration::from_secs(10),
         services: 100,
         instances: 100,
