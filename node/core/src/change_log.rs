@@ -61,7 +61,18 @@ impl ChangeLog {
             .filter_map(|((_, index, sub), ())| self.events.get(&(*index, *sub)))
     }
 
+    /// Takes in what one request did.
     pub(crate) fn append(&mut self, events: &[Event]) {
+        if let Some(first) = events.first()
+            && events.len() > limits::LOG_EVENTS_MAX
+        {
+            // A request's events are dropped together: of so many neither they nor any before them would stay.
+            *self = Self {
+                dropped: first.index,
+                ..Self::default()
+            };
+            return;
+        }
         for (sub, event) in (0..).zip(events) {
             self.put((event.index, sub), event.clone());
         }
@@ -89,5 +100,50 @@ impl ChangeLog {
             self.events.remove(&place);
         }
         self.dropped = dropping;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::{Change, Delta};
+
+    /// The events of a request that did so much.
+    fn request(index: u64, events: usize) -> Vec<Event> {
+        let event = |number| Event {
+            index: Index(index),
+            change: Change::Key(
+                Bytes::from(format!("{index}/{number}")),
+                Delta {
+                    before: None,
+                    after: None,
+                },
+            ),
+        };
+        (0..events).map(event).collect()
+    }
+
+    #[test]
+    fn a_request_that_did_more_than_is_kept_leaves_what_dropping_one_by_one_leaves() {
+        let mut log = ChangeLog::default();
+        log.append(&request(1, 3));
+        let mut one_by_one = log.clone();
+        let large = request(2, limits::LOG_EVENTS_MAX + 1);
+        log.append(&large);
+        for (sub, event) in (0..).zip(large) {
+            one_by_one.put((event.index, sub), event);
+        }
+        one_by_one.trim();
+        for log in [&log, &one_by_one] {
+            let left = (log.events.len(), log.by_row.len(), log.bytes, log.dropped);
+            assert_eq!(left, (0, 0, 0, Index(2)));
+        }
+        log.append(&request(3, limits::LOG_EVENTS_MAX));
+        assert_eq!(
+            (log.events.len(), log.oldest()),
+            (limits::LOG_EVENTS_MAX, Index(3))
+        );
     }
 }
