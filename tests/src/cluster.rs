@@ -35,6 +35,10 @@ struct Server {
     log: PathBuf,
     /// It joins the others instead of founding a cluster with them.
     joins: bool,
+    /// What it runs, from its next start on.
+    binary: PathBuf,
+    /// Options beside the usual ones.
+    options: Vec<String>,
     child: Option<Child>,
 }
 
@@ -58,6 +62,8 @@ impl Cluster {
                 data,
                 log: logs.join(format!("n{}.log", at + 1)),
                 joins: false,
+                binary: spine_process::binary().to_owned(),
+                options: Vec::new(),
                 child: None,
             })
             .collect();
@@ -84,6 +90,13 @@ impl Cluster {
         cluster.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         cluster.start_all();
         cluster
+    }
+
+    /// From its next start on a server runs this binary, with these options beside the usual ones.
+    pub fn is_to_run(&mut self, at: usize, binary: &Path, options: &[&str]) {
+        let server = &mut self.servers[at];
+        binary.clone_into(&mut server.binary);
+        server.options = options.iter().map(ToString::to_string).collect();
     }
 
     /// Starts every server that doesn't run, and waits until all are ready.
@@ -127,7 +140,7 @@ impl Cluster {
             .append(true)
             .open(&server.log)
             .expect("a place for the log");
-        let child = Command::new(spine_process::binary())
+        let child = Command::new(&server.binary)
             .args(how)
             .args(flags)
             .args(["--governance", "open", "--name", &server.name])
@@ -136,6 +149,7 @@ impl Cluster {
             .args(["--peer-addr", &server.places.peer.to_string()])
             .arg("--data-dir")
             .arg(&server.data)
+            .args(&server.options)
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a second handle of the log file"))
             .stderr(output)

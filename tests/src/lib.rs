@@ -17,6 +17,7 @@ pub mod ext4;
 pub mod http;
 pub mod local_api;
 pub mod namespace;
+pub mod release;
 pub mod spine_process;
 pub mod sys;
 pub mod trace;

@@ -6,6 +6,7 @@
 //! | `cargo x test` | `cargo test --workspace`: offline, unprivileged; and a program outside the workspace |
 //! | `cargo x python` | the tests of `client/python` in an environment of their own |
 //! | `cargo x compat` | unmodified clients of others, both tutorials and the demo, against the built binary |
+//! | `cargo x upgrade` | clusters of earlier releases, built from the history, upgraded under load |
 //! | `cargo x faults` | kills, partitions and power cuts (root: namespaces, loop devices) |
 //! | `cargo x sim` | seeds of the node's simulation, and the proof that a seed repeats |
 //! | `cargo x sim [--life] --seed N [--trace]`, `--seeds A..B` | one seed, or many: `tests/src/sim/options.rs` has the rest |
@@ -62,6 +63,11 @@ const COMMANDS: &[Command] = &[
         name: "compat",
         purpose: "real clients of others, both tutorials and the demo",
         stages: stages::compat,
+    },
+    Command {
+        name: "upgrade",
+        purpose: "earlier releases, built from the history, upgraded under load",
+        stages: stages::upgrade,
     },
     Command {
         name: "faults",

@@ -95,6 +95,11 @@ pub(crate) fn compat(workspace: &Workspace) -> Vec<Stage> {
     )]
 }
 
+/// Servers of earlier releases, and what they have written, under this one.
+pub(crate) fn upgrade(workspace: &Workspace) -> Vec<Stage> {
+    vec![staged("upgrade", workspace, &["upgrade"], || Ok(()))]
+}
+
 /// Kills, partitions and power cuts. They mount loop devices and cut them off, which only root may do.
 pub(crate) fn faults(workspace: &Workspace) -> Vec<Stage> {
     let tests = staged(
@@ -221,7 +226,7 @@ fn bench_smoke(workspace: &Workspace) -> [Stage; 2] {
 
 /// All of the above; of the measurements only whether they go through.
 pub(crate) fn ci(workspace: &Workspace) -> Vec<Stage> {
-    let stages = [check, test, python, compat, faults, sim];
+    let stages = [check, test, python, compat, upgrade, faults, sim];
     let stages = stages.into_iter().flat_map(|stages| stages(workspace));
     std::iter::once(system())
         .chain(stages)
