@@ -1,7 +1,7 @@
 //! The commands that speak to a running cluster, over the native API.
 //!
 //! Each is decode, ask, print: arguments become one or two calls of `spine-client`, the answer becomes rows, and rows
-//! become a table or JSON ([`print`]). What goes wrong is one line, cause and remedy, and an exit code ([`exit`]).
+//! become a table or JSON ([`print`](mod@print)). What goes wrong is one line, cause and remedy, and an exit code ([`exit`]).
 
 mod debug;
 mod doctor;
