@@ -169,7 +169,7 @@ impl Node {
                     acked.swap(upto, Ordering::Relaxed) <= upto,
                     "callbacks out of order"
                 ),
-                Err(LogError::Io { .. }) => {}
+                Err(LogError::Io { .. } | LogError::Full { .. }) => {}
                 Err(error) => panic!("refused: {error}"),
             }),
         );
@@ -528,7 +528,8 @@ fn a_full_disk_ends_the_log_without_losing_what_it_has() {
         ..Faults::default()
     });
     node.append();
-    assert!(node.driver.write().and_then(|_| node.driver.flush()).is_err());
+    let full = node.driver.write().and_then(|_| node.driver.flush());
+    assert!(matches!(full, Err(LogError::Full { .. })), "{full:?}");
     disk.set_faults(Faults::default());
     let again = Node::start(&disk, &rng).unwrap().unwrap();
     node.check(&again).unwrap();

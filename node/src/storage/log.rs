@@ -16,6 +16,7 @@ pub(super) mod record;
 pub(super) mod tail;
 
 use std::fmt::Debug;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -243,6 +244,17 @@ pub enum LogError {
         /// The system's answer.
         source: Arc<std::io::Error>,
     },
+    /// The disk has no room. Final: the node ends, and starts again once there is some.
+    #[error(
+        "the disk is full: {what}: {source}; what was acknowledged is safe; make room, at least 256 MiB, and start this \
+         server again if nothing else does"
+    )]
+    Full {
+        /// What was being done.
+        what: &'static str,
+        /// The system's answer.
+        source: Arc<std::io::Error>,
+    },
     /// A fault of this program: what was being written may be there or not. Final: the node ends.
     #[error("the log's thread panicked: its own message says why")]
     Panicked,
@@ -251,9 +263,14 @@ pub enum LogError {
 impl LogError {
     /// An error of the disk while doing `what`.
     pub fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io {
-            what,
-            source: Arc::new(source),
+        move |source| {
+            let full = matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+            let source = Arc::new(source);
+            if full {
+                Self::Full { what, source }
+            } else {
+                Self::Io { what, source }
+            }
         }
     }
 }

@@ -206,6 +206,10 @@ impl Opened {
     /// Runs the log on threads of its own: one writes and flushes, one makes spares.
     pub fn start(self) -> Result<SegmentLog, LogError> {
         let spares = Arc::clone(&self.ground.spares);
+        // On a disk that is full the next write might be the last: who finds that out before it is heard disturbs nobody.
+        if self.active.end + self.options.segment_bytes / 4 > self.options.segment_bytes {
+            spares.have_one().map_err(LogError::io("make room for the log"))?;
+        }
         let (log, driver) = self.assemble(None)?;
         #[expect(
             clippy::disallowed_methods,

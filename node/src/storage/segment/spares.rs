@@ -149,6 +149,14 @@ impl Spares {
         unfinished_name(state.next - 1)
     }
 
+    /// Makes one ready now, unless one is.
+    pub(super) fn have_one(&self) -> io::Result<()> {
+        if self.state.lock().ready.is_empty() {
+            return self.prepare();
+        }
+        Ok(())
+    }
+
     /// Segment `generation` isn't needed any more. The record that frees it has been flushed.
     pub(super) fn retire(&self, generation: u64) {
         self.state.lock().jobs.push_back(Job::Retire { generation });
