@@ -85,6 +85,8 @@ pub struct Config {
     pub founders: Founders,
     /// Peer addresses of a cluster that an empty directory joins, and where a member looks for the others.
     pub join: Vec<HostPort>,
+    /// The member whose place this server takes when it joins.
+    pub replace: Option<NodeName>,
     /// Time to live of registrations without checks that heartbeat; `None`: they stay.
     pub default_service_ttl: Option<Ttl>,
     /// What of the keys' history is kept while it leads.
@@ -191,6 +193,7 @@ impl Config {
         let name = name(&said)?;
         let founders = founders(&name, said.initial_cluster.as_deref())?;
         let join = said.join.clone().unwrap_or_default();
+        let replace = replace(&name, &join, said.replace.as_deref())?;
         let config = Self {
             mode,
             datacenter: datacenter(&said)?,
@@ -219,6 +222,7 @@ impl Config {
             )?,
             founders,
             join,
+            replace,
             default_service_ttl: service_ttl(mode, said.default_service_ttl)?,
             history: history(said.history_revisions, said.history_age)?,
             rules_hold: rules_hold(said.rules_hold),
@@ -391,6 +395,22 @@ fn founders(name: &NodeName, said: Option<&[Founder]>) -> Result<Founders, Confi
         address: founder.peer.to_string(),
     });
     Founders::new(name.as_str(), peers).map_err(|error| invalid("--initial-cluster", error.to_string()))
+}
+
+/// Whom this server replaces, which only one that joins can.
+fn replace(name: &NodeName, join: &[HostPort], said: Option<&str>) -> Result<Option<NodeName>, ConfigError> {
+    let Some(said) = said else { return Ok(None) };
+    let wrong = |problem: String| Err(invalid("--replace", problem));
+    if join.is_empty() {
+        return wrong("only a server that joins takes another's place: `spine join`, or --join".to_owned());
+    }
+    match NodeName::parse(said) {
+        Ok(old) if old == *name => wrong(format!(
+            "{old} is this server's own name, under which it takes the place of the other by itself: leave it away"
+        )),
+        Ok(old) => Ok(Some(old)),
+        Err(error) => wrong(error.to_string()),
+    }
 }
 
 /// The port for peers. Where a list says how the others reach this server, it listens there unless told otherwise.

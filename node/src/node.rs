@@ -29,7 +29,12 @@ use crate::{
     },
     leader::{HistoryKept, Policy, RulesHold},
     limits::CHECKPOINT_ASKS_MAX,
-    members::{self, changes::Members, steward},
+    members::{
+        self,
+        changes::Members,
+        replace::{self, Replaced},
+        steward,
+    },
     metrics_sink::NodeMetrics,
     peer::{Port, Services, Waiting},
     raft::{
@@ -63,6 +68,8 @@ pub struct PeerSettings {
     /// Peer addresses of servers of a cluster: an empty directory joins it instead of founding one, and a member looks for
     /// the others there too.
     pub join: Vec<String>,
+    /// A member whose place this node takes when it joins: once this one votes, that one is removed.
+    pub replace: Option<String>,
 }
 
 /// A port for peers.
@@ -133,6 +140,19 @@ impl NodeSettings {
         }
     }
 
+    /// The member that this node replaces, if it came to do so.
+    fn replaced(&self, opened: &Opened) -> Option<Replaced> {
+        let name = self.peers.as_ref()?.replace.as_deref()?;
+        let replaced = Replaced::of(opened.joined.as_ref(), name);
+        if replaced.is_none() {
+            tracing::warn!(
+                name,
+                "there was no such member when this server was taken in: none is replaced"
+            );
+        }
+        replaced
+    }
+
     fn about(&self, identity: Identity, log: &dyn LogStore) -> About {
         About {
             name: self.name.clone(),
@@ -184,6 +204,8 @@ pub struct Node {
     stewarding: JoinHandle<()>,
     /// Tells the others what is durable here, if there are any.
     telling: Option<JoinHandle<()>>,
+    /// Has the member removed whose place this node takes, if it was told of one.
+    replacing: Option<JoinHandle<()>>,
     members: Arc<Members>,
     condition: Arc<Condition>,
     marks: Arc<Marks>,
@@ -229,7 +251,16 @@ impl Node {
         };
         let started = start.run().await?;
         say_opened(&started.opened);
-        Self::begin(started, &settings, world, (metrics, condition), fatal).await
+        let replaced = settings.replaced(&started.opened);
+        let mut node = Self::begin(started, &settings, world, (metrics, condition), fatal).await?;
+        node.replacing = replaced.map(|replaced| node.take_place(replaced));
+        Ok(node)
+    }
+
+    fn take_place(&self, replaced: Replaced) -> JoinHandle<()> {
+        let (consensus, members) = (self.consensus.clone(), self.members.clone());
+        let taking = replace::run(consensus, members, self.identity, replaced);
+        self.fatal.spawn("taking another's place", taking)
     }
 
     /// Runs what may take part.
@@ -242,8 +273,7 @@ impl Node {
     ) -> Result<Self, StartError> {
         let (opened, links) = (started.opened, started.links);
         let (services, gate, lodging) = (started.services, started.gate, started.lodging);
-        let boot_number = opened.starts.present().number;
-        let founding = begins(&opened, settings.this());
+        let (boot_number, founding) = (opened.starts.present().number, begins(&opened, settings.this()));
         let Opened {
             lock,
             identity,
@@ -315,6 +345,7 @@ impl Node {
             comparing: fatal.spawn("comparing digests", compare(comparing, fatal.clone())),
             looking: fatal.spawn("looking after the disks", looking),
             stewarding: fatal.spawn("looking after the members", steward::run(consensus.clone())),
+            replacing: None,
             telling: started
                 .recognized
                 .map(|recognized| stay_known(recognized, log.clone(), &members, &fatal)),
@@ -453,6 +484,7 @@ impl Node {
         self.looking.abort();
         self.stewarding.abort();
         abort(self.telling);
+        abort(self.replacing);
         drop(self.port);
         close(&self.consensus, self.lodging, self.log).await
     }
@@ -475,6 +507,7 @@ impl Node {
             task.abort();
         }
         abort(self.telling);
+        abort(self.replacing);
         drop(self.port);
         self.registry.close();
         close(&self.consensus, self.lodging, self.log).await

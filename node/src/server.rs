@@ -355,6 +355,7 @@ fn settings(config: &Config, places: &Places, peer_port: Option<Arc<dyn Listener
             port: PeerPort::Bound(listener),
             founders: config.founders.peers().collect(),
             join: config.join.iter().map(ToString::to_string).collect(),
+            replace: config.replace.as_ref().map(ToString::to_string),
         }),
         history: config.history,
         rules_hold: config.rules_hold,

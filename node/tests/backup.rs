@@ -111,6 +111,7 @@ async fn a_restored_directory_does_not_found_a_cluster_with_others() {
         port: PeerPort::At("127.0.0.1:0".parse().unwrap()),
         founders: vec![peer("n1", 1), peer("n2", 2)],
         join: Vec::new(),
+        replace: None,
     });
     let refused = Node::start(settings, World::real(), Arc::new(Uncounted))
         .await

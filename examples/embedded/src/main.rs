@@ -101,6 +101,7 @@ async fn found(directory: &Path) -> Result<Vec<Node>, Failure> {
                 port: PeerPort::Bound(listener),
                 founders: founders.clone(),
                 join: Vec::new(),
+                replace: None,
             }),
             ..NodeSettings::new(NodeName::parse(&peer.name)?, directory.join(&peer.name))
         };

@@ -93,6 +93,11 @@ pub struct Options {
     #[arg(long, env = "SPINE_JOIN", value_name = "HOST:PORT,…", value_delimiter = ',')]
     pub join: Option<Vec<HostPort>>,
 
+    /// With --join: a member that this server replaces. Once this one votes that one is removed, whether it runs or not
+    /// [default: none]
+    #[arg(long, env = "SPINE_REPLACE", value_name = "NAME")]
+    pub replace: Option<String>,
+
     /// How writes are governed; `open`: everybody who reaches a port may do everything
     #[arg(long, env = "SPINE_GOVERNANCE", value_name = "MODE")]
     pub governance: Option<String>,
@@ -159,6 +164,7 @@ impl Options {
             advertise_peer_addr: self.advertise_peer_addr.or(other.advertise_peer_addr),
             initial_cluster: self.initial_cluster.or(other.initial_cluster),
             join: self.join.or(other.join),
+            replace: self.replace.or(other.replace),
             governance: self.governance.or(other.governance),
             governance_root: self.governance_root.or(other.governance_root),
             default_service_ttl: self.default_service_ttl.or(other.default_service_ttl),

@@ -488,6 +488,7 @@ fn settings(path: PathBuf, peer: &Peer, founders: Vec<Peer>) -> NodeSettings {
         port: PeerPort::At(peer.address.parse().unwrap()),
         founders,
         join: Vec::new(),
+        replace: None,
     });
     settings
 }

@@ -240,6 +240,7 @@ impl Subject {
                 } else {
                     Vec::new()
                 },
+                replace: None,
             });
         }
         settings

@@ -58,6 +58,7 @@ impl Cluster {
                     port: PeerPort::At(peer.address.parse().unwrap()),
                     founders: peers.clone(),
                     join: Vec::new(),
+                    replace: None,
                 }),
                 ..NodeSettings::new(
                     NodeName::parse(&peer.name).unwrap(),
