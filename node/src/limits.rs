@@ -72,6 +72,8 @@ pub const VOTERS_MAX: usize = 9;
 pub const LEARNERS_MAX: usize = 4;
 /// Bytes of a message about members: all of them take a few KiB.
 pub const MEMBERSHIP_BYTES_MAX: usize = 64 << 10;
+/// Clusters that a cluster is known to go on from: the last ones. Each was given up for lost.
+pub const LINEAGE_MAX: usize = 16;
 /// Connections of peers at once: each peer has a few lanes, and leaves one behind when it dials anew.
 pub const PEER_CONNECTIONS_MAX: usize = 256;
 /// Bytes that a peer may send on one call before they are taken; a message of entries is about a megabyte.

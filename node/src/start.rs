@@ -228,7 +228,7 @@ impl Start<'_> {
             (None, Some(joined)) => joined.as_founding(),
             (None, None) => Roster::alone(identity, own).as_founding(),
         };
-        presence.belong(founding, rosters);
+        presence.belong(founding, rosters, opened.lineage.clone());
         presence.rules_are(opened.loaded.applied.state.rules());
         presence.removed().map_or(Ok(()), |removed| Err(removed.into()))
     }

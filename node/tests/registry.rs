@@ -231,6 +231,9 @@ impl Files for Gated {
     fn remove(&self, path: &Path) -> io::Result<()> {
         OsFiles.remove(path)
     }
+    fn remove_all(&self, path: &Path) -> io::Result<()> {
+        OsFiles.remove_all(path)
+    }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         OsFiles.sync_dir(path)
     }

@@ -93,8 +93,22 @@ impl Change {
                 names.insert(path.clone(), *inode);
             }
             Self::Rename { from, to } => {
-                if let Some(inode) = names.remove(from) {
-                    names.insert(to.clone(), inode);
+                // A directory takes along what is in it.
+                let within: Vec<PathBuf> = names
+                    .keys()
+                    .filter(|name| name.starts_with(from))
+                    .cloned()
+                    .collect();
+                for name in within {
+                    let inode = names.remove(&name).expect("it is there");
+                    let rest = name.strip_prefix(from).expect("it starts so");
+                    // Of a file nothing is left, and joined it would end in a slash.
+                    let named = if rest.as_os_str().is_empty() {
+                        to.clone()
+                    } else {
+                        to.join(rest)
+                    };
+                    names.insert(named, inode);
                 }
             }
             Self::Remove { path } => {
@@ -369,7 +383,7 @@ impl Files for SimDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
-        if !state.names.contains_key(from) {
+        if !state.names.keys().any(|name| name.starts_with(from)) {
             return Err(io::ErrorKind::NotFound.into());
         }
         state.change(Change::Rename {
@@ -386,6 +400,19 @@ impl Files for SimDisk {
         state.change(Change::Remove {
             path: path.to_owned(),
         })
+    }
+
+    fn remove_all(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        let within: Vec<PathBuf> = state
+            .names
+            .keys()
+            .filter(|name| name.starts_with(path))
+            .cloned()
+            .collect();
+        within
+            .into_iter()
+            .try_for_each(|path| state.change(Change::Remove { path }))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

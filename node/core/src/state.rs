@@ -13,6 +13,7 @@ mod member;
 mod register;
 mod renew;
 mod report;
+mod resumed;
 mod rows;
 mod twin;
 mod txn;

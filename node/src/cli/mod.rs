@@ -1,4 +1,4 @@
-//! The commands that speak to a running cluster, over the native API.
+//! The commands that speak to a running cluster, over the native API; and [`recover`], for one that doesn't run any more.
 //!
 //! Each is decode, ask, print: arguments become one or two calls of `spine-client`, the answer becomes rows, and rows
 //! become a table or JSON ([`print`](mod@print)). What goes wrong is one line, cause and remedy, and an exit code ([`exit`]).
@@ -6,11 +6,13 @@
 mod debug;
 mod doctor;
 mod exit;
+mod facts;
 mod kv;
 mod lease;
 mod lock;
 mod members;
 mod print;
+mod recover;
 mod rows;
 mod service;
 mod snapshot;
@@ -47,6 +49,8 @@ pub enum ClientCommand {
     Service(service::Service),
     /// Keep the state of the cluster in a file, and begin a cluster with it
     Snapshot(snapshot::Snapshot),
+    /// Go on with the data of one stopped server, when most voters are lost for good
+    Recover(recover::Recover),
     /// Print what happens, one JSON event a line
     Watch(watch::Watch),
     /// Find out what is wrong with a cluster, or about to be, and what to do
@@ -158,6 +162,7 @@ async fn dispatch(
         ClientCommand::Lease(lease) => lease.run(streams).await,
         ClientCommand::Service(service) => service.run(streams).await,
         ClientCommand::Snapshot(snapshot) => snapshot.run(streams).await,
+        ClientCommand::Recover(recover) => recover.run(streams).await,
         ClientCommand::Watch(watch) => watch.run(streams).await,
         ClientCommand::Lock(lock) => lock.run(streams).await,
         ClientCommand::Doctor(doctor) => doctor.run(streams).await,

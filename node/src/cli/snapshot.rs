@@ -22,9 +22,9 @@ use serde::Serialize;
 use spine_client::{SnapshotStream, proto::save_snapshot_response::Part};
 
 use super::{
-    Connection, Format, Printing, Streams,
+    Connection, Printing, Streams,
     exit::Failure,
-    print::{self, Row},
+    facts::{Fact, Report, say},
 };
 use crate::{
     World,
@@ -87,48 +87,6 @@ impl Snapshot {
                 say(streams, self.printing.output, &report)
             }
         }
-    }
-}
-
-/// What a command found or did: lines for people, an object for programs.
-trait Report: Serialize {
-    fn facts(&self) -> Vec<Fact>;
-}
-
-fn say<R: Report>(streams: &mut Streams<'_>, format: Format, report: &R) -> Result<(), Failure> {
-    match format {
-        Format::Json => print::json(streams, report)?,
-        Format::Table => print::rows(streams, format, &report.facts())?,
-    }
-    Ok(())
-}
-
-/// A line about a snapshot.
-#[derive(Debug, Serialize)]
-struct Fact {
-    what: String,
-    value: String,
-}
-
-impl Fact {
-    fn new(what: &str, value: &impl ToString) -> Self {
-        Self {
-            what: what.to_owned(),
-            value: value.to_string(),
-        }
-    }
-}
-
-impl Row for Fact {
-    const HEADER: &'static [&'static str] = &["WHAT", "VALUE"];
-
-    fn cells(&self) -> Vec<String> {
-        vec![self.what.clone(), self.value.clone()]
-    }
-
-    /// A checksum that is cut is none.
-    fn is_cut() -> bool {
-        false
     }
 }
 

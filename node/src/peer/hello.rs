@@ -23,7 +23,9 @@ use crate::{
     raft::{
         Gate, Peer, Refusal,
         founding::{self, Founders, Founding, Introduction},
+        identity::ClusterId,
         recall::{Durable, Recall},
+        recovery::Lineage,
         release::Release,
         roster::{Roster, Rosters, Seat},
         starts::Boot,
@@ -61,6 +63,23 @@ struct Belonging {
     founding: Founding,
     /// Who is in it.
     rosters: Rosters,
+    /// The clusters that it goes on from.
+    lineage: Lineage,
+}
+
+impl Belonging {
+    fn votes(&self, node: u64) -> bool {
+        self.rosters.committed.seat(node).is_some_and(|seat| seat.votes)
+    }
+
+    /// Changes the rosters, and says so if `node`, which is this server, has a vote by that.
+    fn change(&mut self, node: u64, change: impl FnOnce(&mut Rosters)) {
+        let voted = self.votes(node);
+        change(&mut self.rosters);
+        if !voted && self.votes(node) {
+            tracing::info!("this server votes now");
+        }
+    }
 }
 
 /// What a peer answers.
@@ -96,8 +115,12 @@ impl Presence {
     }
 
     /// From here on it is a member of this cluster. To be called once that is durable.
-    pub fn belong(&self, founding: Founding, rosters: Rosters) {
-        *self.0.cluster.write() = Some(Belonging { founding, rosters });
+    pub fn belong(&self, founding: Founding, rosters: Rosters, lineage: Lineage) {
+        *self.0.cluster.write() = Some(Belonging {
+            founding,
+            rosters,
+            lineage,
+        });
     }
 
     /// Its node id.
@@ -151,12 +174,12 @@ impl Presence {
     pub fn introduction(&self) -> Introduction {
         let cluster = self.0.cluster.read().clone();
         let places = self.0.links.places();
-        let (founding, roster) = cluster.map_or((None, None), |own| {
+        let (founding, roster, lineage) = cluster.map_or_else(Default::default, |own| {
             let mut committed = own.rosters.committed;
             for (node, seat) in &mut committed.seats {
                 seat.peer.address = places.of(*node, &seat.peer.address);
             }
-            (Some(own.founding), Some(committed))
+            (Some(own.founding), Some(committed), own.lineage)
         });
         Introduction {
             name: self.0.this.name.clone(),
@@ -165,6 +188,7 @@ impl Presence {
             founders: self.0.founders.clone(),
             founding,
             roster,
+            lineage,
         }
     }
 
@@ -207,16 +231,20 @@ impl Presence {
         let mut cluster = self.0.cluster.write();
         let Some(own) = cluster.as_mut() else { return false };
         let Some(roster) = &from.roster else { return false };
-        let committed = &mut own.rosters.committed;
+        let committed = &own.rosters.committed;
         if roster.cluster != committed.cluster {
             return false;
+        }
+        // Who was taken in has it from those who were there.
+        if own.lineage.is_empty() {
+            own.lineage = from.lineage.clone();
         }
         let places = self.0.links.places();
         for (node, seat) in roster.others(self.0.node) {
             places.rumour(node, &seat.peer.address);
         }
         if roster.is_newer_than(committed) {
-            *committed = roster.clone();
+            own.change(self.0.node, |rosters| rosters.committed = roster.clone());
         }
         places.keep(|node| own.rosters.has(node));
         let seat = own.rosters.latest().seat(from.node);
@@ -311,11 +339,13 @@ impl Gate for Presence {
 
     fn members_are(&self, rosters: Rosters) {
         if let Some(own) = &mut *self.0.cluster.write() {
-            own.rosters.newest = rosters.newest;
-            // Others may have told of a later one.
-            if rosters.committed.is_newer_than(&own.rosters.committed) {
-                own.rosters.committed = rosters.committed;
-            }
+            own.change(self.0.node, |own| {
+                own.newest = rosters.newest;
+                // Others may have told of a later one.
+                if rosters.committed.is_newer_than(&own.committed) {
+                    own.committed = rosters.committed;
+                }
+            });
         }
     }
 
@@ -339,12 +369,15 @@ fn introduction_message(introduction: &Introduction) -> proto::Introduction {
         roster: introduction.roster.as_ref().map(wire::roster_message),
         rules: own.rules,
         version: own.version,
+        lineage: introduction.lineage.clusters().map(ClusterId::to_bytes).collect(),
     }
 }
 
 fn read_introduction(message: Option<proto::Introduction>) -> Result<Introduction, Malformed> {
     let message = message.ok_or(Malformed("introduction"))?;
     let founders = message.founders.into_iter().map(wire::message_server);
+    let lineage = message.lineage.iter().map(|id| ClusterId::of_bytes(id));
+    let lineage: Option<Vec<_>> = lineage.collect();
     Ok(Introduction {
         name: message.name,
         node: message.node_id,
@@ -352,6 +385,7 @@ fn read_introduction(message: Option<proto::Introduction>) -> Result<Introductio
         founding: message.founding.map(wire::message_founding).transpose()?,
         address: message.peer_address,
         roster: message.roster.map(wire::message_roster).transpose()?,
+        lineage: Lineage::of(lineage.ok_or(Malformed("lineage"))?),
     })
 }
 
@@ -360,6 +394,27 @@ fn read_answer(message: proto::HelloResponse) -> Result<Answer, Malformed> {
         from: read_introduction(message.me)?,
         of_me: message.of_you.map(wire::message_durable).transpose()?,
     })
+}
+
+/// Asks the server at `address` who it is, as somebody who is nobody to it.
+///
+/// # Errors
+/// Why there is no answer, in a few words.
+pub async fn who_is_at(links: &Links, address: &str) -> Result<Introduction, String> {
+    let link = links.get(Lane::Hello, address);
+    let mut client = HelloClient::new(link.channel.clone()).max_decoding_message_size(HELLO_BYTES_MAX);
+    let request = proto::HelloRequest {
+        me: Some(proto::Introduction::default()),
+        durable: Some(proto::Durable {
+            boot: Some(proto::Boot::default()),
+            ..proto::Durable::default()
+        }),
+        known: None,
+    };
+    let answer = tokio::time::timeout(ASK_WITHIN, client.hello(request)).await;
+    let answer = answer.map_err(|_| format!("no answer within {ASK_WITHIN:?}"))?;
+    let answer = answer.map_err(|status| in_short(&status))?.into_inner();
+    read_introduction(answer.me).map_err(|error| error.to_string())
 }
 
 /// What a call failed with, as one would say it: the innermost error is the one that tells something.

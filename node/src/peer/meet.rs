@@ -17,6 +17,7 @@ use crate::{
         founding::{self, Founder, Founders, Founding, Missing, Refusal, Step, name_missing},
         identity::ClusterId,
         recall::Durable,
+        recovery::Lineage,
         roster::{Roster, Rosters},
         starts::Starts,
     },
@@ -146,7 +147,7 @@ impl Meeting {
             newest: roster.clone(),
             committed: roster,
         };
-        self.presence.belong(founding, rosters);
+        self.presence.belong(founding, rosters, Lineage::default());
         let begun = home.blocking(move || beginning.begin()).await;
         let opened = begun.map_err(StartError::io("beginning the log"))??;
         self.waiting.over();

@@ -48,6 +48,8 @@ enum Told {
     },
     /// It knows better.
     Objection(OldDisk),
+    /// The cluster was given up, and goes on as another.
+    GivenUp(Refusal),
 }
 
 impl Recognized {
@@ -93,6 +95,7 @@ impl Recognized {
             }
             match next {
                 Some((_, Ok((_, Told::Objection(old))))) => return Err(old.into()),
+                Some((_, Ok((_, Told::GivenUp(refusal))))) => return Err(refusal.into()),
                 Some((_, Ok((node, Told::Fine { .. })))) => {
                     if self.roster().seat(node).is_some_and(|seat| seat.votes) {
                         end.get_or_insert_with(|| Instant::now() + OTHERS_WITHIN);
@@ -151,6 +154,7 @@ impl Recognized {
             while let Some((node, told)) = telling.next().await {
                 let again = match told {
                     Some(Told::Objection(old)) => return old.into(),
+                    Some(Told::GivenUp(refusal)) => return refusal.into(),
                     Some(Told::Fine { remembers: true }) => TELL_EVERY,
                     Some(Told::Fine { remembers: false }) | None => TELL_AGAIN,
                 };
@@ -169,6 +173,7 @@ impl Recognized {
         let own = own.expect("the log's vote was written by Raft");
         for place in self.presence.places(node, seat) {
             match self.ask(&place, own).await {
+                Ok((_, told @ Told::GivenUp(_))) => return (node, Some(told)),
                 Ok((answered, told)) if answered == node => return (node, Some(told)),
                 Ok(_) => {}
                 Err(why) => {
@@ -185,7 +190,11 @@ impl Recognized {
         let mut known = None;
         loop {
             let answer = self.presence.ask(place, own, known).await;
-            let answer = self.fellow(answer.map_err(NotHeard::Silent)?)?;
+            let answer = answer.map_err(NotHeard::Silent)?;
+            if let Some(refusal) = self.given_up(&answer) {
+                return Ok((answer.from.node, Told::GivenUp(refusal)));
+            }
+            let answer = self.fellow(answer)?;
             let node = answer.from.node;
             if let Err(what) = recall::judge(&own, &self.starts, answer.of_me.as_ref()) {
                 let witness = answer.from.name;
@@ -201,6 +210,18 @@ impl Recognized {
                 }
             }
         }
+    }
+
+    /// Why this server's cluster is no more, if the answer comes from one that goes on from it.
+    fn given_up(&self, answer: &Answer) -> Option<Refusal> {
+        let (from, cluster) = (&answer.from, self.roster().cluster);
+        let successor = from.founding.as_ref()?.cluster;
+        from.lineage.has(cluster).then(|| Refusal::GivenUp {
+            cluster,
+            successor,
+            other: from.name.clone(),
+            at: from.address.clone(),
+        })
     }
 
     /// The answer, if it comes from another member of the cluster. One that has not taken its identity yet is one, too.

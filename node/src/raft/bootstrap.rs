@@ -6,6 +6,8 @@
 //! [`Beginning`], and goes on when [`founding`](super::founding) says as whom. Whatever else doesn't fit together is refused with the one safe way on: a node that
 //! guesses could vote twice, or serve a state that the cluster never had.
 
+mod stopped;
+
 use std::{
     fmt, io,
     path::{Path, PathBuf},
@@ -15,11 +17,13 @@ use std::{
 use openraft::LogIdOptionExt;
 use spine_core::{Index, State};
 
+pub(super) use self::stopped::{Stopped, open_stopped};
 use super::{
     checkpoint::{Checkpoints, Loaded},
     founding::{Founding, ListError, Record, Refusal},
     identity::Identity,
     recall::OldDisk,
+    recovery::{Lineage, switch},
     roster::Roster,
     starts::Starts,
     state_machine::Applied,
@@ -46,6 +50,8 @@ pub struct Opened {
     pub founding: Option<Founding>,
     /// The members of its cluster when that took it in, if it did.
     pub joined: Option<Roster>,
+    /// The clusters that its own goes on from.
+    pub lineage: Lineage,
     /// The log.
     pub log: Arc<dyn LogStore>,
     /// The checkpoints.
@@ -249,10 +255,7 @@ pub fn open(
         .files
         .create_dir(directory)
         .map_err(StartError::io("making the data directory"))?;
-    let lock = world.locks.lock(directory).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => StartError::InUse(directory.to_owned()),
-        _ => StartError::io("locking the data directory")(error),
-    })?;
+    let lock = take(world, directory)?;
     let record = Record::read(&world.files, directory)
         .map_err(StartError::io("reading the record of the founding"))?;
     let checkpoints = Checkpoints::new((world.engine)(&directory.join("checkpoint"))?);
@@ -280,13 +283,7 @@ pub fn open(
             }
         }
     };
-    for (generation, reason) in &loaded.passed_over {
-        tracing::warn!(
-            generation = generation.0,
-            reason,
-            "a checkpoint does not verify; the one before it does"
-        );
-    }
+    say_passed_over(&loaded);
     let record = own_record(record, loaded.identity, directory)?;
     let (founding, joined) = record.map_or((None, None), |record| (record.founding, record.joined));
     Ok(Found::Node(Box::new(Opened {
@@ -295,10 +292,32 @@ pub fn open(
         starts: another_start(world, directory)?,
         founding,
         joined,
+        lineage: Lineage::read(&world.files, directory)
+            .map_err(StartError::io("reading the clusters before this one"))?,
         log,
         checkpoints,
         loaded,
     })))
+}
+
+/// Takes the directory for this process, and brings a recovery that was decided there to its end.
+fn take(world: &World, directory: &Path) -> Result<Box<dyn DirLock>, StartError> {
+    let lock = world.locks.lock(directory).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => StartError::InUse(directory.to_owned()),
+        _ => StartError::io("locking the data directory")(error),
+    })?;
+    switch::finish(&world.files, directory).map_err(StartError::io("finishing a recovery"))?;
+    Ok(lock)
+}
+
+fn say_passed_over(loaded: &Loaded) {
+    for (generation, reason) in &loaded.passed_over {
+        tracing::warn!(
+            generation = generation.0,
+            reason,
+            "a checkpoint does not verify; the one before it does"
+        );
+    }
 }
 
 /// An empty directory that is to be founded with others, or taken in by a cluster. Calls wait for the disk.
@@ -404,6 +423,7 @@ impl Beginning {
             starts: self.starts,
             founding: self.record.founding,
             joined: self.record.joined,
+            lineage: Lineage::default(),
             log,
             checkpoints: self.checkpoints,
             loaded,

@@ -27,6 +27,7 @@ use std::{
 pub(super) use self::record::Record;
 use super::{
     identity::{ClusterId, Identity},
+    recovery::Lineage,
     roster::Roster,
     types::Peer,
 };
@@ -211,6 +212,8 @@ pub struct Introduction {
     pub founding: Option<Founding>,
     /// Who is in its cluster, as far as it is sure.
     pub roster: Option<Roster>,
+    /// The clusters that its cluster goes on from.
+    pub lineage: Lineage,
 }
 
 /// Somebody who does not answer, or not as the one who was asked.
@@ -364,6 +367,22 @@ pub enum Refusal {
         at: String,
         /// The other.
         other: ClusterId,
+    },
+    /// Its cluster was given up for lost, and goes on as another.
+    #[error(
+        "cluster {cluster}, which this directory is of, was given up and goes on as cluster {successor}, as {other} at {at} \
+         says: what this directory holds is not part of that; move the directory away and let an empty one join: \
+         `spine join` with the peer address of {other}"
+    )]
+    GivenUp {
+        /// Its own.
+        cluster: ClusterId,
+        /// The cluster that goes on.
+        successor: ClusterId,
+        /// Who said so.
+        other: String,
+        /// Where that one is.
+        at: String,
     },
     /// The directory is another server's.
     #[error("this directory is that of the server {founded:?}, and this server is {own:?} (--name)")]

@@ -3,10 +3,11 @@
 //! The identity is made once and stands in every segment of the log and in every checkpoint. The boot number is kept
 //! in a small file of its own; peers remember it, so that a node that runs on an old copy of its disk is unmasked.
 
-use std::{fmt, io, path::Path, sync::Arc};
+use std::{fmt, io, path::Path, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{note, wire::Malformed};
@@ -15,8 +16,9 @@ use crate::world::{
     rng::Rng,
 };
 
-/// The cluster's id: random, made at bootstrap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The cluster's id: random, made at bootstrap. As text it is a UUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct ClusterId(pub u128);
 
 impl ClusterId {
@@ -24,6 +26,44 @@ impl ClusterId {
     pub fn draw(rng: &dyn Rng) -> Self {
         let id = uuid::Builder::from_random_bytes(rng.wide_bits().to_be_bytes()).into_uuid();
         Self(id.as_u128())
+    }
+
+    /// Its 16 bytes.
+    pub fn to_bytes(self) -> Bytes {
+        Bytes::copy_from_slice(&self.0.to_be_bytes())
+    }
+
+    /// The id of these bytes, if there are 16.
+    pub fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        Some(Self(u128::from_be_bytes(bytes.try_into().ok()?)))
+    }
+}
+
+/// A text that is no cluster's id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a cluster's id")]
+pub struct NoClusterId(String);
+
+impl FromStr for ClusterId {
+    type Err = NoClusterId;
+
+    fn from_str(text: &str) -> Result<Self, NoClusterId> {
+        let id = Uuid::parse_str(text).map_err(|_| NoClusterId(text.to_owned()))?;
+        Ok(Self(id.as_u128()))
+    }
+}
+
+impl TryFrom<String> for ClusterId {
+    type Error = NoClusterId;
+
+    fn try_from(text: String) -> Result<Self, NoClusterId> {
+        text.parse()
+    }
+}
+
+impl From<ClusterId> for String {
+    fn from(id: ClusterId) -> Self {
+        id.to_string()
     }
 }
 
@@ -70,7 +110,7 @@ impl Identity {
     /// Its bytes.
     pub fn encode(&self) -> Bytes {
         let message = IdentityMessage {
-            cluster: self.cluster.0.to_be_bytes().to_vec(),
+            cluster: self.cluster.to_bytes(),
             node: self.node,
         };
         message.encode_to_vec().into()
@@ -79,9 +119,9 @@ impl Identity {
     /// The identity of these bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let message = IdentityMessage::decode(bytes).map_err(|_| Malformed("identity"))?;
-        let cluster = message.cluster.try_into().map_err(|_| Malformed("identity"))?;
+        let cluster = ClusterId::of_bytes(&message.cluster).ok_or(Malformed("identity"))?;
         Ok(Self {
-            cluster: ClusterId(u128::from_be_bytes(cluster)),
+            cluster,
             node: message.node,
         })
     }
@@ -95,8 +135,8 @@ pub(super) fn draw_node(rng: &dyn Rng) -> u64 {
 
 #[derive(Clone, PartialEq, Eq, Message)]
 struct IdentityMessage {
-    #[prost(bytes = "vec", tag = "1")]
-    cluster: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "1")]
+    cluster: Bytes,
     #[prost(uint64, tag = "2")]
     node: u64,
 }
@@ -110,15 +150,19 @@ const BOOT_BYTES: usize = 20;
 /// A file that is missing counts as 0: a crash before the first start was over leaves none, and peers that know better
 /// refuse a number that has fallen.
 pub fn raise_boot_number(files: &dyn Files, directory: &Path) -> io::Result<u64> {
-    let names = files.list(directory)?;
-    let before = if names.iter().any(|name| name == BOOT_FILE) {
-        read_boot(files, directory)?
-    } else {
-        0
-    };
-    let number = before + 1;
+    let number = boot_number(files, directory)? + 1;
     note::replace(files, directory, BOOT_FILE, &boot_bytes(number))?;
     Ok(number)
+}
+
+/// The number of the last start in `directory`; 0 before the first.
+pub fn boot_number(files: &dyn Files, directory: &Path) -> io::Result<u64> {
+    let names = files.list(directory)?;
+    if names.iter().any(|name| name == BOOT_FILE) {
+        read_boot(files, directory)
+    } else {
+        Ok(0)
+    }
 }
 
 fn read_boot(files: &dyn Files, directory: &Path) -> io::Result<u64> {
@@ -156,6 +200,8 @@ mod tests {
         let identity = Identity::found(&OsRng);
         assert_eq!(Identity::decode(&identity.encode()), Ok(identity));
         assert_eq!(Identity::decode(b"\xff"), Err(Malformed("identity")));
+        assert_eq!(identity.cluster.to_string().parse(), Ok(identity.cluster));
+        assert!("n1".parse::<ClusterId>().is_err());
     }
 
     #[test]

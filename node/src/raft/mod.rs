@@ -24,6 +24,7 @@ mod membership;
 mod network;
 mod note;
 pub mod recall;
+pub mod recovery;
 pub mod release;
 pub mod roster;
 mod rpc;

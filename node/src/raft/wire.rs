@@ -97,6 +97,12 @@ pub(super) fn membership_in(
     )))
 }
 
+/// The commands that an entry of the log brings, encoded, if it brings any.
+pub(super) fn commands_in(entry: &crate::storage::log::LogEntry) -> Option<&[u8]> {
+    let bytes = &entry.payload[..];
+    (!bytes.is_empty() && !bytes.starts_with(&MEMBERSHIP_FORMAT)).then_some(bytes)
+}
+
 /// The bytes of a vote.
 pub(super) fn encode_vote(vote: &RaftVote) -> Bytes {
     vote_message(vote).encode_to_vec().into()
@@ -171,14 +177,14 @@ pub(crate) fn message_server(message: proto::Server) -> Peer {
 pub(crate) fn founding_message(founding: &Founding) -> proto::Founding {
     let members = founding.members.iter();
     proto::Founding {
-        cluster_id: founding.cluster.0.to_be_bytes().to_vec().into(),
+        cluster_id: founding.cluster.to_bytes(),
         members: members.map(|(id, peer)| (*id, server_message(peer))).collect(),
     }
 }
 
 /// The founding of a message.
 pub(crate) fn message_founding(message: proto::Founding) -> Result<Founding, Malformed> {
-    let cluster = cluster_id(&message.cluster_id).ok_or(Malformed("founding"))?;
+    let cluster = ClusterId::of_bytes(&message.cluster_id).ok_or(Malformed("founding"))?;
     let members = message.members.into_iter();
     Ok(Founding {
         cluster,
@@ -195,7 +201,7 @@ pub(crate) fn roster_message(roster: &Roster) -> proto::Roster {
             .collect()
     };
     proto::Roster {
-        cluster_id: roster.cluster.0.to_be_bytes().to_vec().into(),
+        cluster_id: roster.cluster.to_bytes(),
         at: roster.at.map(|at| position_message(&log_id(at))),
         voters: servers(true),
         learners: servers(false),
@@ -204,7 +210,7 @@ pub(crate) fn roster_message(roster: &Roster) -> proto::Roster {
 
 /// The roster of a message.
 pub(crate) fn message_roster(message: proto::Roster) -> Result<Roster, Malformed> {
-    let cluster = cluster_id(&message.cluster_id).ok_or(Malformed("roster"))?;
+    let cluster = ClusterId::of_bytes(&message.cluster_id).ok_or(Malformed("roster"))?;
     let at = message.at.map(message_position).transpose()?;
     let seat = |(id, server), votes| {
         let peer = message_server(server);
@@ -217,10 +223,6 @@ pub(crate) fn message_roster(message: proto::Roster) -> Result<Roster, Malformed
         at: at.as_ref().map(position),
         seats: learners.chain(voters).collect(),
     })
-}
-
-fn cluster_id(bytes: &[u8]) -> Option<ClusterId> {
-    Some(ClusterId(u128::from_be_bytes(bytes.try_into().ok()?)))
 }
 
 /// The message of a start.

@@ -43,6 +43,30 @@ impl LogHome {
         }
     }
 
+    /// The same, with the engine of the log that is there, whatever `options` say.
+    ///
+    /// # Errors
+    /// The directory can't be read.
+    pub fn of_either(
+        world: &World,
+        directory: &Path,
+        options: LogOptions,
+        hooks: LogHooks,
+    ) -> Result<Self, LogError> {
+        let mut home = Self::new(world, directory, options, hooks);
+        for engine in [LogEngine::Segment, LogEngine::Sled] {
+            if home.has(engine)? {
+                home.engine = engine;
+            }
+        }
+        Ok(home)
+    }
+
+    /// What keeps it.
+    pub fn engine(&self) -> LogEngine {
+        self.engine
+    }
+
     /// Whether there is a log.
     ///
     /// # Errors

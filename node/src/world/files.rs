@@ -31,10 +31,13 @@ pub enum Open {
 pub trait Files: Send + Sync + Debug {
     /// Opens `path` for reading and writing.
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>>;
-    /// Renames `from` to `to`, replacing what was there. Durable after [`sync_dir`](Self::sync_dir).
+    /// Renames the file `from` to `to`, replacing what was there; or a directory, where nothing is. Durable after
+    /// [`sync_dir`](Self::sync_dir) of both.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file. Durable after [`sync_dir`](Self::sync_dir).
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a directory with all that is in it; no error if there is none. Not durable.
+    fn remove_all(&self, path: &Path) -> io::Result<()>;
     /// Makes the entries of the directory `path` durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Names of the files in the directory `path`, sorted; directories are left out.
@@ -82,6 +85,13 @@ impl Files for OsFiles {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn remove_all(&self, path: &Path) -> io::Result<()> {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

@@ -39,6 +39,7 @@ fn says(me: &Founder) -> Introduction {
         founders: me.founders.clone(),
         founding: me.founding.clone(),
         roster: None,
+        lineage: Lineage::default(),
     }
 }
 
