@@ -24,6 +24,7 @@ impl Config {
             peer,
             founders,
             join,
+            replace,
             default_service_ttl,
             history: HistoryKept { revisions, age },
             rules_hold,
@@ -62,6 +63,7 @@ impl Config {
                 ),
             ),
             ("join", listed(join.iter().map(ToString::to_string))),
+            ("replace", listed(replace.iter().map(ToString::to_string))),
             (
                 "default-service-ttl",
                 default_service_ttl.map_or_else(|| "off".to_owned(), |ttl| ttl.to_string()),

@@ -105,7 +105,14 @@ pub(crate) fn faults(workspace: &Workspace) -> Vec<Stage> {
     let tests = staged(
         "faults",
         workspace,
-        &["powercut_storage", "crash", "failover", "slow_disk", "starved", "runbooks"],
+        &[
+            "powercut_storage",
+            "crash",
+            "failover",
+            "slow_disk",
+            "starved",
+            "runbooks",
+        ],
         must_be_root,
     );
     std::iter::once(tests).chain(jepsen(workspace)).collect()

@@ -152,7 +152,7 @@ impl Spares {
     /// Makes one ready now, unless one is.
     pub(super) fn have_one(&self) -> io::Result<()> {
         if self.state.lock().ready.is_empty() {
-            return self.prepare();
+            return self.prepare(Duration::ZERO);
         }
         Ok(())
     }
