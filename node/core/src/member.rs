@@ -74,7 +74,8 @@ impl MemberStatus {
     }
 }
 
-/// A server's status and its history. Servers that were never lost have no row, before one is removed.
+/// A server's status and its history. Servers that were never lost have no row, before one is removed; one that was
+/// removed itself has one while something is on its node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Liveness {
     /// What it is.

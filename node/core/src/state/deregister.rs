@@ -21,11 +21,19 @@ impl State {
         let found = match target {
             Target::Node => self.remove_node(w, node),
             Target::Instance(id) => match self.locate_instance(node, id, *scope)? {
-                Some(key) => self.remove_instance(w, &key),
+                Some(key) => {
+                    let found = self.remove_instance(w, &key);
+                    self.clear_deserted(w, &key.node);
+                    found
+                }
                 None => false,
             },
             Target::Check(id) => match self.locate_check(node, id, *scope)? {
-                Some(key) => self.remove_check(w, &key),
+                Some(key) => {
+                    let found = self.remove_check(w, &key);
+                    self.clear_deserted(w, &key.node);
+                    found
+                }
                 None => false,
             },
         };
@@ -88,6 +96,7 @@ impl State {
         let mut nodes: Vec<_> = self
             .members()
             .map(|member| &member.name)
+            .chain(self.deserted())
             .filter(|name| has(name))
             .cloned()
             .collect();
@@ -114,6 +123,9 @@ impl State {
             self.remove_instance(w, key);
         }
         self.doom_leases_of_node(w, node);
+        if !self.members.contains(node) {
+            self.liveness.remove(node);
+        }
         self.catalog.remove_node(w, node)
     }
 

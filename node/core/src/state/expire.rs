@@ -39,9 +39,11 @@ impl State {
             DeadlineKey::Critical(check) => self.end_critical(w, &check),
             DeadlineKey::Heartbeat(instance) => {
                 self.remove_instance(w, &instance);
+                self.clear_deserted(w, &instance.node);
             }
             DeadlineKey::Implicit(check) => {
                 self.remove_check(w, &check);
+                self.clear_deserted(w, &check.node);
             }
             DeadlineKey::Session(id) => self.sessions.close(id, at),
             // From now on the lock may be taken: nothing else changes.
@@ -94,6 +96,7 @@ impl State {
                     id,
                 },
             );
+            self.clear_deserted(w, &key.node);
         }
     }
 }

@@ -41,12 +41,31 @@ impl State {
         self.liveness.get(member).copied().unwrap_or_default()
     }
 
-    /// The servers that the leader has lost, by name.
-    pub(super) fn lost_members(&self) -> impl Iterator<Item = &NodeName> {
+    /// The nodes of servers that are not there: the leader has lost them, or they are members no longer and something that
+    /// their clients registered is still on their nodes. By name.
+    pub(super) fn nodes_of_lost(&self) -> impl Iterator<Item = &NodeName> {
         self.liveness
             .iter()
             .filter(|(_, row)| row.status == MemberStatus::Failed)
             .map(|(name, _)| name)
+    }
+
+    /// Of these, the nodes of those that are members no longer.
+    pub(super) fn deserted(&self) -> impl Iterator<Item = &NodeName> {
+        self.nodes_of_lost().filter(|name| !self.members.contains(name))
+    }
+
+    /// Nothing of a node's was left but what went now: if its server is a member no longer, the node goes as well.
+    pub(super) fn clear_deserted(&mut self, w: &mut Writer, node: &NodeName) {
+        let deserted = self.liveness.contains(node) && !self.members.contains(node);
+        if deserted && self.is_bare(node) {
+            self.remove_node(w, node);
+        }
+    }
+
+    /// Whether nothing is on a node.
+    fn is_bare(&self, node: &NodeName) -> bool {
+        self.catalog.on_node(node).next().is_none() && self.health.on_node(node).next().is_none()
     }
 
     /// A server says that it is there: its member row, its node, the check of the node, and the service `consul`,
@@ -92,7 +111,7 @@ impl State {
     }
 
     /// A server is a member no longer: what it registered of itself goes. What its clients registered stays, on its node,
-    /// and is checked by others; with nothing of the kind the node goes, too.
+    /// and is checked by others, until it is registered elsewhere or goes; with nothing of the kind the node goes, too.
     pub(super) fn member_remove(
         &mut self,
         w: &mut Writer,
@@ -107,11 +126,23 @@ impl State {
         let node = name.clone();
         let id = InstanceId::parse(SERVER_INSTANCE)?;
         self.remove_instance(w, &InstanceKey { node, id });
-        if self.catalog.on_node(name).next().is_none() && self.health.on_node(name).next().is_none() {
+        let deserted = !self.is_bare(name);
+        if !deserted {
             self.remove_node(w, name);
         }
         self.members.remove(name);
-        self.liveness.remove(name);
+        if deserted {
+            // This row tells the node from one that never was a server's.
+            let row = Liveness {
+                status: MemberStatus::Failed,
+                since: w.time,
+                wall: w.wall,
+                index: w.index,
+            };
+            self.liveness.put(name.clone(), row);
+        } else {
+            self.liveness.remove(name);
+        }
         w.emit(Change::Member(
             name.clone(),
             Delta {

@@ -57,6 +57,7 @@ impl State {
             self.note_heartbeat(w, key, *heartbeat, repeated);
             for twin in &twins {
                 self.remove_instance(w, twin);
+                self.clear_deserted(w, &twin.node);
             }
         } else {
             changed |= self.put_checks(w, node, checks, *existing, None);

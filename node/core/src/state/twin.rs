@@ -1,5 +1,5 @@
-//! A service whose server was lost registers through another one: the same process under another node's name. What the
-//! lost server's node has of it moves, so that no twin is listed and nothing that passes stops passing on the way.
+//! A service whose server was lost, or was removed, registers through another one: the same process under another node's
+//! name. What its old node has of it moves, so that no twin is listed and nothing that passes stops passing on the way.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::{
 };
 
 impl State {
-    /// Instances on the nodes of lost servers that are the process that is registered: the same name, id, address and
-    /// port. Registrations through the catalog name the node that they mean, and replace nothing elsewhere.
+    /// Instances on the nodes of servers that are not there which are the process that is registered: the same name, id,
+    /// address and port. Registrations through the catalog name the node that they mean, and replace nothing elsewhere.
     pub(super) fn lost_twins(&self, register: &Register) -> Vec<InstanceKey> {
         let Some(service) = &register.service else {
             return Vec::new();
@@ -28,7 +28,7 @@ impl State {
                     && self.reached(&key.node, &row.service) == self.reached(&register.node, service)
             })
         };
-        let elsewhere = self.lost_members().filter(|node| **node != register.node);
+        let elsewhere = self.nodes_of_lost().filter(|node| **node != register.node);
         elsewhere
             .map(|node| InstanceKey {
                 node: node.clone(),

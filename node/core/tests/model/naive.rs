@@ -46,6 +46,8 @@ pub(crate) struct Model {
     pub(crate) instances: BTreeMap<Place, Instance>,
     pub(crate) checks: BTreeMap<Place, Check>,
     pub(crate) members: BTreeMap<NodeName, Server>,
+    /// Those that were removed, while something is on their nodes.
+    pub(crate) gone: BTreeMap<NodeName, Server>,
     /// For each check that is probed: who does, of which definition, and the number of this term of office.
     pub(crate) terms: BTreeMap<Place, (NodeName, Index, u64)>,
     terms_begun: u64,
@@ -199,10 +201,14 @@ impl Model {
             Due::Silent(node, id) => self.silence(&(node, id)),
             Due::Critical(node, id) => self.end_critical(&(node, id)),
             Due::Heartbeat(node, id) => {
-                self.remove_instance(&(node, id));
+                let key = (node, id);
+                self.remove_instance(&key);
+                self.clear_deserted(&key.0);
             }
             Due::Implicit(node, id) => {
-                self.remove_check(&(node, id));
+                let key = (node, id);
+                self.remove_check(&key);
+                self.clear_deserted(&key.0);
             }
             Due::Session(id) => {
                 self.sessions.remove(&id);

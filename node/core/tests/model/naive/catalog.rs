@@ -129,11 +129,12 @@ impl Model {
         self.hear(&key, register.heartbeat.map(|ttl| ttl.0), repeated);
         for twin in &twins {
             self.remove_instance(twin);
+            self.clear_deserted(&twin.0);
         }
         changed
     }
 
-    /// The same process, registered through servers that are lost now.
+    /// The same process, registered through servers that are not there now.
     fn twins(&self, register: &Register, service: &Service) -> Vec<Place> {
         if register.existing == ExistingChecks::Overwrite || !self.members.contains_key(&register.node) {
             return Vec::new();
@@ -142,7 +143,8 @@ impl Model {
             "" => self.nodes[node].definition.address.clone(),
             _ => service.address.clone(),
         };
-        let lost = self.members.iter().filter(|(_, server)| server.failed);
+        let servers = self.members.iter().chain(&self.gone);
+        let lost = servers.filter(|(_, server)| server.failed);
         lost.filter(|(node, _)| **node != register.node)
             .filter_map(|(node, _)| {
                 let place = (node.to_string(), service.id.to_string());
@@ -239,13 +241,21 @@ impl Model {
         let found = match target {
             Target::Node => self.remove_node(node),
             Target::Instance(id) => match self.find_instance(node, id, *scope)? {
-                Some(key) => self.remove_instance(&key),
+                Some(key) => {
+                    let found = self.remove_instance(&key);
+                    self.clear_deserted(&key.0);
+                    found
+                }
                 None => false,
             },
             Target::Check(id) => {
                 let has = |key: &Place| self.checks.contains_key(key);
                 match self.find(node, id.as_str(), *scope, has)? {
-                    Some(key) => self.remove_check(&key),
+                    Some(key) => {
+                        let found = self.remove_check(&key);
+                        self.clear_deserted(&key.0);
+                        found
+                    }
                     None => false,
                 }
             }
@@ -264,6 +274,7 @@ impl Model {
             self.remove_instance(key);
         }
         self.doom_of_node(node);
+        self.gone.remove(node);
         self.nodes.remove(node).is_some()
     }
 
@@ -301,6 +312,7 @@ impl Model {
         let elsewhere = self
             .members
             .keys()
+            .chain(self.gone.keys())
             .map(|member| (member.to_string(), id.to_owned()));
         let found: Vec<_> = elsewhere.filter(|key| has(key)).collect();
         if found.len() > 1 {

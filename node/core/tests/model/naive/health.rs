@@ -268,6 +268,7 @@ impl Model {
         row.doomed = None;
         if let Some(id) = row.definition.service.clone() {
             self.remove_instance(&(key.0.clone(), id.to_string()));
+            self.clear_deserted(&key.0);
         }
     }
 }

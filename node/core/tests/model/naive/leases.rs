@@ -57,7 +57,8 @@ impl Model {
                     Some(_) => {}
                 }
             }
-            let lost = self.members.get(node).is_some_and(|server| server.failed);
+            let server = self.members.get(node).or_else(|| self.gone.get(node));
+            let lost = server.is_some_and(|server| server.failed);
             if ttl.is_none() && lost {
                 self.orphans
                     .entry(node.clone())

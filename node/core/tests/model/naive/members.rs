@@ -49,7 +49,8 @@ impl Model {
         if !self.members.contains_key(&member.name) {
             self.note_orphans(&member.name, false);
         }
-        let server = self.members.entry(member.name.clone()).or_default();
+        let gone = self.gone.remove(&member.name).unwrap_or_default();
+        let server = self.members.entry(member.name.clone()).or_insert(gone);
         server.id = member.id;
         self.set_failed(&member.name, false);
         Ok(Outcome::MemberUp)
@@ -71,8 +72,8 @@ impl Model {
             let own = |id: &str| (name.to_string(), id.to_owned());
             self.remove_check(&own("serfHealth"));
             self.remove_instance(&own("consul"));
-            let mut left = self.instances.keys().chain(self.checks.keys());
-            if left.all(|key| key.0 != name.as_str()) {
+            let bare = self.is_bare(name.as_str());
+            if bare {
                 self.remove_node(name);
             }
             // Whoever probes what this one did, or might have, does so in a new term.
@@ -81,12 +82,34 @@ impl Model {
                 .values_mut()
                 .for_each(|server| server.changed = index);
             let failed = self.members.remove(name).is_some_and(|server| server.failed);
+            if !bare {
+                let server = Server {
+                    failed: true,
+                    since: self.now,
+                    changed: index,
+                    ..Server::default()
+                };
+                self.gone.insert(name.clone(), server);
+            }
             self.tell_carriers(name);
             if !failed {
                 self.note_orphans(name, true);
             }
         }
         Outcome::MemberRemoved { found }
+    }
+
+    fn is_bare(&self, node: &str) -> bool {
+        let mut left = self.instances.keys().chain(self.checks.keys());
+        left.all(|key| key.0 != node)
+    }
+
+    /// A node whose server was removed goes with the last thing on it.
+    pub(super) fn clear_deserted(&mut self, node: &str) {
+        let gone = self.gone.keys().find(|name| name.as_str() == node).cloned();
+        if let Some(name) = gone.filter(|_| self.is_bare(node)) {
+            self.remove_node(&name);
+        }
     }
 
     fn set_failed(&mut self, name: &NodeName, failed: bool) -> bool {
