@@ -87,12 +87,19 @@ impl Client {
             wait_for_server: true,
             prefer_leader: false,
             sessions: false,
+            follow_members: false,
         })
     }
 
     /// Where a service is found, kept up to date: to be told more and begun.
     pub fn resolver(&self, service: impl Into<String>) -> ResolverBuilder {
         ResolverBuilder::new(self.clone(), service.into())
+    }
+
+    /// The addresses of the servers that it speaks to at this moment: those that it was named, and those that it has
+    /// learned of ([`Builder::follow_members`]).
+    pub fn servers(&self) -> Vec<String> {
+        self.kv.caller().pool.addresses()
     }
 
     /// The same client, whose calls may take so long with all of their attempts. Servers obey up to 60 s.
@@ -192,6 +199,18 @@ impl Builder {
     #[must_use]
     pub fn exactly_once(mut self, numbered: bool) -> Self {
         self.0.sessions = numbered;
+        self
+    }
+
+    /// Whether the client learns from the cluster who its servers are, and so knows of those that come later and forgets
+    /// those that go; it doesn't unless told, and then speaks to nobody but those named here.
+    ///
+    /// It reads the members every 10 s, and as soon as a server has failed, in the background. Servers are reached at the
+    /// addresses that they advertise for the native API; those named here are tried as well, always. A client that is idle
+    /// while all servers move comes back if one of the names given here leads to one of them.
+    #[must_use]
+    pub fn follow_members(mut self, follow: bool) -> Self {
+        self.0.follow_members = follow;
         self
     }
 

@@ -7,6 +7,8 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Numbered writes on their way at once: of so many a cluster keeps the outcomes. One that comes on top travels without a
 /// number.
 pub(crate) const NUMBERS_OUT_MAX: u64 = 1_024;
+/// Members of the cluster that a client learns of: as many as a cluster has. It keeps those that it was named beside them.
+pub(crate) const SERVERS_MAX: usize = 64;
 /// Instances of a service that a resolver keeps, by node and id: as many as the servers resolve.
 pub(crate) const INSTANCES_MAX: usize = 10_000;
 /// Topics of one watch.

@@ -473,8 +473,8 @@ impl Observer {
             let opening = client.observe(request);
             let open = match timeout(self.caller.pool.deadline(), opening).await {
                 Ok(Ok(open)) => open.into_inner(),
-                Ok(Err(status)) => return Err(Failure::of(&status, Kind::Read, server)),
-                Err(_) => return Err(Failure::silence(Kind::Read, server)),
+                Ok(Err(status)) => return Err(Failure::of(&status, Kind::Read, &server)),
+                Err(_) => return Err(Failure::silence(Kind::Read, &server)),
             };
             self.open = Some(open);
             return Ok(None);
@@ -486,8 +486,8 @@ impl Observer {
                 let is_news = told.is_none_or(|told| told.leader != message.leader);
                 Ok(is_news.then_some(message))
             }
-            Ok(Ok(None)) | Err(_) => Err(Failure::silence(Kind::Read, server)),
-            Ok(Err(status)) => Err(Failure::of(&status, Kind::Read, server)),
+            Ok(Ok(None)) | Err(_) => Err(Failure::silence(Kind::Read, &server)),
+            Ok(Err(status)) => Err(Failure::of(&status, Kind::Read, &server)),
         }
     }
 }

@@ -10,24 +10,28 @@
 //!
 //! "Again" is at the next server, and when each had its turn, after a pause, at the first, until the deadline.
 
+mod follow;
+mod servers;
+
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use futures::future::BoxFuture;
 use spine_proto::v1::{self, sessions_client::SessionsClient};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout_at},
+};
 use tonic::{
     Request, Response, Status,
-    metadata::{Ascii, MetadataMap, MetadataValue},
-    transport::{Channel, Endpoint},
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
 };
 
+use self::servers::{List, Servers};
 pub(crate) use crate::limits::MESSAGE_BYTES_MAX;
 use crate::{
     error::{Error, Failure, Kind, Next, Result},
@@ -46,10 +50,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const READ_ATTEMPT_MIN: Duration = Duration::from_millis(500);
 /// A write that runs out of time may be unknown then, so it gets more: elections, a few in a row, are over.
 const WRITE_ATTEMPT_MIN: Duration = Duration::from_secs(2);
-/// No server is known to lead.
-const NOBODY: usize = usize::MAX;
-/// Metadata of an answer: where the leader serves the native API.
-const LEADER: &str = "spine-leader";
 /// Metadata of a request: its number in a request session.
 const REQUEST: &str = "spine-request";
 
@@ -68,6 +68,10 @@ impl Caller {
 
 /// What a pool is to be.
 #[derive(Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what a builder is told, each for itself"
+)]
 pub(crate) struct Settings {
     pub(crate) addresses: Vec<String>,
     pub(crate) token: Option<String>,
@@ -75,6 +79,7 @@ pub(crate) struct Settings {
     pub(crate) wait_for_server: bool,
     pub(crate) prefer_leader: bool,
     pub(crate) sessions: bool,
+    pub(crate) follow_members: bool,
 }
 
 /// The servers, and how long a call to them may take. Clones share the connections.
@@ -85,48 +90,36 @@ pub(crate) struct Pool {
 }
 
 struct Shared {
-    servers: Vec<Server>,
-    /// The one that answered last.
-    preferred: AtomicUsize,
-    /// The one that is said to lead, or [`NOBODY`].
-    leader: AtomicUsize,
+    servers: Servers,
+    /// Told when a server has failed, and when nobody has the pool any more.
+    lost: Arc<Notify>,
     authorization: Option<MetadataValue<Ascii>>,
     wait_for_server: bool,
     prefer_leader: bool,
     sessions: Option<Sessions>,
 }
 
-struct Server {
-    address: String,
-    channel: Channel,
-}
-
 impl Pool {
     pub(crate) fn new(settings: &Settings) -> Result<Self> {
-        let servers = settings
-            .addresses
-            .iter()
-            .map(|address| Server::new(address))
-            .collect::<Result<Vec<_>>>()?;
         let authorization = settings.token.as_deref().map(|token| {
             let mut value = MetadataValue::try_from(format!("Bearer {token}"))
                 .map_err(|_| Error::Config("the token has characters that can't be sent".into()))?;
             value.set_sensitive(true);
             Ok(value)
         });
-        // Clients that start together don't all begin with the same server.
-        let first = usize::try_from(random() % servers.len() as u64).unwrap_or_default();
-        let shared = Shared {
-            servers,
-            preferred: AtomicUsize::new(first),
-            leader: AtomicUsize::new(NOBODY),
+        let shared = Arc::new(Shared {
+            servers: Servers::new(&settings.addresses)?,
+            lost: Arc::default(),
             authorization: authorization.transpose()?,
             wait_for_server: settings.wait_for_server,
             prefer_leader: settings.prefer_leader,
             sessions: settings.sessions.then(Sessions::default),
-        };
+        });
+        if settings.follow_members {
+            tokio::spawn(follow::follow(Arc::downgrade(&shared)));
+        }
         Ok(Self {
-            shared: Arc::new(shared),
+            shared,
             deadline: settings.deadline,
         })
     }
@@ -219,14 +212,14 @@ impl Pool {
 
     /// The place of the server to open a stream at: of the one that answered last. The next places are those of the others.
     pub(crate) fn preferred(&self) -> usize {
-        self.shared.preferred.load(Ordering::Relaxed)
+        self.shared.servers.list().preferred()
     }
 
     /// The server at this place, counted round and round.
-    pub(crate) fn server(&self, place: usize) -> (Channel, &str) {
-        let servers = &self.shared.servers;
-        let Server { channel, address } = &servers[place % servers.len()];
-        (channel.clone(), address)
+    pub(crate) fn server(&self, place: usize) -> (Channel, Arc<str>) {
+        let servers = self.shared.servers.list();
+        let server = servers.at(place);
+        (server.channel.clone(), server.address.clone())
     }
 
     pub(crate) fn authorize<T>(&self, request: &mut Request<T>) {
@@ -244,7 +237,17 @@ impl Pool {
     }
 
     pub(crate) fn servers(&self) -> usize {
-        self.shared.servers.len()
+        self.shared.servers.list().all().len()
+    }
+
+    /// Where the servers are, in the order in which they are tried.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let servers = self.shared.servers.list();
+        servers
+            .all()
+            .iter()
+            .map(|server| server.address.to_string())
+            .collect()
     }
 }
 
@@ -289,12 +292,14 @@ impl Shared {
         F: Fn(Channel, Request<T>) -> Fut,
         Fut: Future<Output = Result<Response<R>, Status>>,
     {
-        let first = self.first(attempt.kind);
+        let servers = self.servers.list();
+        let first = self.first(&servers, attempt.kind);
+        let count = servers.all().len();
         let mut told: Option<Failure> = None;
-        for step in 0..self.servers.len() {
-            let at = (first + step) % self.servers.len();
-            let end = attempt.end(self.servers.len() - step - 1);
-            let server = &self.servers[at];
+        for step in 0..count {
+            let at = (first + step) % count;
+            let end = attempt.end(count - step - 1);
+            let server = servers.at(at);
             let mut request = Request::new(message.clone());
             request.set_timeout(end.saturating_duration_since(Instant::now()));
             self.authorize(&mut request);
@@ -303,7 +308,7 @@ impl Shared {
             }
             let failure = match timeout_at(end, send(server.channel.clone(), request)).await {
                 Ok(Ok(answer)) => {
-                    self.answered(at, attempt.kind, answer.metadata());
+                    servers.answered(at, attempt.kind, self.prefer_leader, answer.metadata());
                     return Ok(answer.into_inner());
                 }
                 Ok(Err(status)) => Failure::of(&status, attempt.kind, &server.address),
@@ -318,7 +323,8 @@ impl Shared {
                 Next::Stop | Next::SessionGone => false,
             };
             if goes_on {
-                self.failed(at);
+                servers.failed(at);
+                self.lost.notify_one();
             }
             told = Some(match told {
                 Some(before) if goes_on && before.says_more_than(&failure) => before,
@@ -332,36 +338,11 @@ impl Shared {
     }
 
     /// Where a call begins.
-    fn first(&self, kind: Kind) -> usize {
-        let leader = self.leader.load(Ordering::Relaxed);
-        if self.prefer_leader && kind != Kind::Read && leader != NOBODY {
-            leader
-        } else {
-            self.preferred.load(Ordering::Relaxed)
-        }
-    }
-
-    fn answered(&self, at: usize, kind: Kind, metadata: &MetadataMap) {
-        let told = metadata.get(LEADER).and_then(|leader| leader.to_str().ok());
-        let leader = told.and_then(|leader| self.servers.iter().position(|server| server.address == leader));
-        if let Some(leader) = leader {
-            self.leader.store(leader, Ordering::Relaxed);
-        }
-        // Writes that go to the leader say nothing of where reads are answered well.
-        if !self.prefer_leader || kind == Kind::Read {
-            self.preferred.store(at, Ordering::Relaxed);
-        }
-    }
-
-    /// The next call does not begin here.
-    fn failed(&self, at: usize) {
-        let next = (at + 1) % self.servers.len();
-        let _ = self
-            .preferred
-            .compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
-        let _ = self
-            .leader
-            .compare_exchange(at, NOBODY, Ordering::Relaxed, Ordering::Relaxed);
+    fn first(&self, servers: &List, kind: Kind) -> usize {
+        let leader = servers
+            .leader()
+            .filter(|_| self.prefer_leader && kind != Kind::Read);
+        leader.unwrap_or_else(|| servers.preferred())
     }
 
     fn authorize<T>(&self, request: &mut Request<T>) {
@@ -373,33 +354,15 @@ impl Shared {
     }
 }
 
-impl Server {
-    fn new(address: &str) -> Result<Self> {
-        let wrong = || Error::Config(format!("{address:?} is not an address: HOST:PORT is wanted"));
-        let port = address
-            .rsplit_once(':')
-            .and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none() || address.contains('/') {
-            return Err(wrong());
-        }
-        let channel = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|_| wrong())?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .connect_lazy();
-        Ok(Self {
-            address: address.to_owned(),
-            channel,
-        })
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.lost.notify_one();
     }
 }
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list()
-            .entries(self.shared.servers.iter().map(|server| &server.address))
-            .finish()
+        f.debug_list().entries(self.addresses()).finish()
     }
 }
 

@@ -224,8 +224,8 @@ impl WatchStream {
             };
             let (open, first) = match timeout(self.caller.pool.deadline(), opening).await {
                 Ok(Ok((open, Some(first)))) => (open, first),
-                Ok(Ok((_, None))) | Err(_) => return Err(Failure::silence(Kind::Read, server)),
-                Ok(Err(status)) => return Err(Failure::of(&status, Kind::Read, server)),
+                Ok(Ok((_, None))) | Err(_) => return Err(Failure::silence(Kind::Read, &server)),
+                Ok(Err(status)) => return Err(Failure::of(&status, Kind::Read, &server)),
             };
             self.open = Some(open);
             self.place.get_or_insert(first.index);
@@ -236,8 +236,8 @@ impl WatchStream {
         let promised = Duration::from_millis(self.request.progress_interval_ms) * 2 + GRACE;
         let failure = match timeout(promised, open.message()).await {
             Ok(Ok(Some(message))) => return Ok(self.take(message)),
-            Ok(Ok(None)) | Err(_) => Failure::silence(Kind::Read, server),
-            Ok(Err(status)) => Failure::of(&status, Kind::Read, server),
+            Ok(Ok(None)) | Err(_) => Failure::silence(Kind::Read, &server),
+            Ok(Err(status)) => Failure::of(&status, Kind::Read, &server),
         };
         self.open = None;
         Err(failure)

@@ -200,3 +200,49 @@ async fn a_watch_ends_where_its_changes_are_no_longer_kept() {
     assert_eq!(watch.next().await.unwrap().index, 3);
     assert_eq!(watch.next().await.unwrap_err(), Error::Compacted { oldest: 42 });
 }
+
+/// Waits until the client speaks to these servers.
+async fn until_servers(client: &Client, wanted: &[&str]) {
+    let reached = async {
+        while client.servers() != wanted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let reached = tokio::time::timeout(Duration::from_secs(30), reached).await;
+    assert!(reached.is_ok(), "{:?} and not {wanted:?}", client.servers());
+}
+
+#[tokio::test]
+async fn a_client_that_follows_the_members_goes_on_at_servers_that_it_was_not_named() {
+    let first = Server::start([Act::Answer; 9]).await;
+    let second = Server::start([Act::Answer; 9]).await;
+    let third = Server::start([Act::Answer; 9]).await;
+    first.name_members(&[&first, &second]);
+    second.name_members(&[&third]);
+    let builder = Client::builder(&first.address)
+        .deadline(Duration::from_secs(20))
+        .follow_members(true);
+    let client = builder.build().unwrap();
+    client.kv.put("k", "v").await.unwrap();
+    until_servers(&client, &[&first.address, &second.address]).await;
+    assert_eq!(second.calls(), 0);
+
+    // The failure of one has the members read anew, at another that was learned of.
+    first.go_on_with([Act::Refuse("shutting_down"); 9]);
+    first.name_members(&[]);
+    client.kv.put("k", "v").await.unwrap();
+    assert_eq!(second.calls(), 1);
+    until_servers(&client, &[&third.address, &first.address]).await;
+    client.kv.put("k", "v").await.unwrap();
+    assert_eq!(third.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_client_speaks_to_nobody_but_those_named_unless_told() {
+    let first = Server::start([Act::Answer; 9]).await;
+    let second = Server::start([Act::Answer; 9]).await;
+    first.name_members(&[&second]);
+    let client = client(&[&first]);
+    client.kv.put("k", "v").await.unwrap();
+    assert_eq!(client.servers(), std::slice::from_ref(&first.address));
+}

@@ -9,6 +9,8 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use http::HeaderMap;
+use http_body_util::BodyExt;
 use tonic::{
     Code, Status,
     body::Body,
@@ -104,8 +106,8 @@ impl Fed {
 /// A tower service for gRPC that goes by weights and breakers: each request is sent to the instance that its resolver
 /// picks, over a connection that is kept as long as the instance is there. Clones share the connections.
 ///
-/// An instance fails if it can't be reached, if the connection breaks before the answer begins, or if it answers at once
-/// with the status `UNAVAILABLE`. What happens in the middle of an answer is not looked at. Where no instance may get the
+/// An instance fails if it can't be reached, if the connection breaks before the answer's first message, or if it answers
+/// with the status `UNAVAILABLE` and no message. What happens behind the first message is not looked at. Where no instance may get the
 /// request, the answer is `UNAVAILABLE` with [`NoTarget`](super::NoTarget)'s words; nothing was sent then.
 ///
 /// ```no_run
@@ -190,14 +192,17 @@ async fn send(
     request: http::Request<Body>,
 ) -> Result<http::Response<Body>, Status> {
     match channel.oneshot(request).await {
-        Ok(answer) => {
-            pick.report(if is_served(&answer) {
-                Report::Success
-            } else {
-                Report::Failure
-            });
+        Ok(answer) if answer.status().is_server_error() => {
+            pick.report(Report::Failure);
             Ok(answer)
         }
+        Ok(answer) => Ok(match said_by(answer.headers()) {
+            Some(report) => {
+                pick.report(report);
+                answer
+            }
+            None => answer.map(|body| judged(pick, body)),
+        }),
         Err(error) => {
             pick.report(Report::Failure);
             Err(Status::from_error(Box::new(error)))
@@ -205,11 +210,35 @@ async fn send(
     }
 }
 
-/// Whether the instance serves, as far as the head of its answer says.
-fn is_served(answer: &http::Response<Body>) -> bool {
-    let unavailable =
-        Status::from_header_map(answer.headers()).is_some_and(|status| status.code() == Code::Unavailable);
-    !unavailable && !answer.status().is_server_error()
+/// What a head or trailers say of how the request ended, if they say it.
+fn said_by(headers: &HeaderMap) -> Option<Report> {
+    let status = Status::from_header_map(headers)?;
+    Some(match status.code() {
+        Code::Unavailable => Report::Failure,
+        _ => Report::Success,
+    })
+}
+
+/// The body of an answer whose head doesn't say how the request ended: what comes first behind it does. One that is given
+/// up before says nothing.
+fn judged(pick: Pick, body: Body) -> Body {
+    let pick = Arc::new(Mutex::new(Some(pick)));
+    let tell = move |report| {
+        let pick = pick.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(pick) = pick {
+            pick.report(report);
+        }
+    };
+    let tell_of_error = tell.clone();
+    let body = body.map_frame(move |frame| {
+        let said = frame.trailers_ref().and_then(said_by);
+        tell(said.unwrap_or(Report::Success));
+        frame
+    });
+    Body::new(body.map_err(move |error| {
+        tell_of_error(Report::Failure);
+        error
+    }))
 }
 
 impl fmt::Debug for Balanced {

@@ -10,7 +10,7 @@ use futures::{Stream, StreamExt, stream};
 use spine_client::proto as v1;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::{Code, Request, Response, Status, transport};
-use v1::{kv_server, watch_server};
+use v1::{kv_server, members_server, watch_server};
 
 /// What to do with a call.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,7 @@ struct Log {
     authorization: Option<String>,
     watched: Vec<(String, Option<u64>)>,
     leader: Option<String>,
+    members: Vec<v1::Member>,
 }
 
 pub(crate) struct Server {
@@ -68,6 +69,7 @@ impl Server {
         let task = tokio::spawn(async move {
             let serving = transport::Server::builder()
                 .add_service(kv_server::KvServer::new(script.clone()))
+                .add_service(members_server::MembersServer::new(script.clone()))
                 .add_service(watch_server::WatchServer::new(script))
                 .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
             tokio::select! {
@@ -101,6 +103,15 @@ impl Server {
     /// From now on its answers say that the leader is there.
     pub(crate) fn name_leader(&self, leader: &Server) {
         self.log.lock().unwrap().leader = Some(leader.address.clone());
+    }
+
+    /// From now on it says that these are the members.
+    pub(crate) fn name_members(&self, members: &[&Server]) {
+        let member = |server: &&Server| v1::Member {
+            grpc_address: server.address.clone(),
+            ..v1::Member::default()
+        };
+        self.log.lock().unwrap().members = members.iter().map(member).collect();
     }
 
     pub(crate) fn authorization(&self) -> Option<String> {
@@ -205,6 +216,39 @@ impl kv_server::Kv for Script {
 
     async fn scan(&self, _: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
         Err(Status::unimplemented("no script has a scan"))
+    }
+}
+
+/// Whoever asks for the members is no part of the script.
+#[tonic::async_trait]
+impl members_server::Members for Script {
+    async fn list_members(
+        &self,
+        _: Request<v1::ListMembersRequest>,
+    ) -> Result<Response<v1::ListMembersResponse>, Status> {
+        let members = self.log.lock().unwrap().members.clone();
+        Ok(Response::new(v1::ListMembersResponse {
+            members,
+            ..v1::ListMembersResponse::default()
+        }))
+    }
+
+    async fn server_status(
+        &self,
+        _: Request<v1::ServerStatusRequest>,
+    ) -> Result<Response<v1::ServerStatusResponse>, Status> {
+        Err(Status::unimplemented("no script has a status"))
+    }
+
+    async fn remove_member(
+        &self,
+        _: Request<v1::RemoveMemberRequest>,
+    ) -> Result<Response<v1::RemoveMemberResponse>, Status> {
+        Err(Status::unimplemented("no script has a removal"))
+    }
+
+    async fn leave(&self, _: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {
+        Err(Status::unimplemented("no script has a server that leaves"))
     }
 }
 

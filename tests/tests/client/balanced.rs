@@ -4,12 +4,18 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use spine_client::proto::GetRequest;
+use futures::stream::{self, BoxStream};
 use spine_client::proto::kv_client::KvClient;
+use spine_client::proto::watch_client::WatchClient;
+use spine_client::proto::watch_server::{Watch, WatchServer};
+use spine_client::proto::{GetRequest, WatchRequest, WatchResponse};
 use spine_client::{Client, Registration};
 use spine_tests::local_api::{LocalApi, local};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::codegen::{Body, Bytes, StdError};
-use tonic::{Code, Request, Status};
+use tonic::transport::Server;
+use tonic::{Code, Request, Response, Status};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -124,4 +130,37 @@ async fn without_an_instance_the_answer_says_so() {
         (status.code(), status.message()),
         (Code::Unavailable, "names has no instances")
     );
+}
+
+/// A backend that begins an answer, and then can't give one.
+struct Failing;
+
+#[tonic::async_trait]
+impl Watch for Failing {
+    type WatchStream = BoxStream<'static, Result<WatchResponse, Status>>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let failed = Err(Status::unavailable("it has no disk"));
+        Ok(Response::new(Box::pin(stream::iter([failed]))))
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_fails_behind_its_head_counts_as_a_failure() {
+    let (_api, client) = registry().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = Server::builder().add_service(WatchServer::new(Failing));
+    tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
+    let failing = Registration::new("names", &address.ip().to_string(), address.port());
+    client.catalog.register(failing).await.unwrap();
+    let resolver = client.resolver("names").start().await.unwrap();
+    let mut stub = WatchClient::new(resolver.balanced());
+    for _ in 0..3 {
+        let mut answer = stub.watch(WatchRequest::default()).await.unwrap().into_inner();
+        let status = answer.message().await.unwrap_err();
+        assert_eq!(status.message(), "it has no disk");
+    }
+    let status = stub.watch(WatchRequest::default()).await.unwrap_err();
+    assert!(status.message().contains("have failed"), "{status}");
 }

@@ -1,12 +1,13 @@
-//! The programs in `client/examples`, as a reader of them would run them.
+//! The programs in `client/examples`, each as a reader of them would run it: against a server.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use spine_client::{Client, Registration};
-use spine_tests::local_api::{LocalApi, local};
+use spine_tests::spine_process::{SpineProcess, free_address};
 
 /// Where the examples are; built as the tests around them are.
 fn examples() -> &'static Path {
@@ -63,18 +64,49 @@ impl Drop for Example {
     }
 }
 
-/// A registry, its address, and a client of it.
-async fn registry() -> (LocalApi, String, Client) {
-    let api = LocalApi::serve(local("").await);
-    let address = api.address().to_string();
-    let client = Client::connect(&address).unwrap();
-    (api, address, client)
+/// A server, where it serves the native API, and a client of it.
+struct Served {
+    _server: SpineProcess,
+    grpc: SocketAddr,
+    address: String,
+    client: Client,
+}
+
+impl Served {
+    fn start() -> Self {
+        let (http, grpc) = (free_address(), free_address());
+        let address = grpc.to_string();
+        let http_address = http.to_string();
+        let arguments = [
+            "dev",
+            "--name",
+            "n1",
+            "--http-addr",
+            &http_address,
+            "--grpc-addr",
+            &address,
+        ];
+        let server = tokio::task::block_in_place(|| SpineProcess::start(arguments, http));
+        Self {
+            _server: server,
+            grpc,
+            client: Client::connect(&address).unwrap(),
+            address,
+        }
+    }
+
+    /// A service of this name that is the server itself.
+    async fn register_itself(&self, name: &str) {
+        let itself = Registration::new(name, &self.grpc.ip().to_string(), self.grpc.port());
+        self.client.catalog.register(itself).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lookup_says_where_a_service_is() {
-    let (_api, address, client) = registry().await;
-    let lookup = || Example::start("lookup", &[&address, "photo"]).rest();
+    let served = Served::start();
+    let Served { address, client, .. } = &served;
+    let lookup = || Example::start("lookup", &[address, "photo"]).rest();
     assert_eq!(lookup(), ["photo is not registered"]);
     client
         .catalog
@@ -86,10 +118,11 @@ async fn lookup_says_where_a_service_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn register_keeps_an_instance_alive_until_it_is_interrupted_and_watch_tells() {
-    let (_api, address, client) = registry().await;
-    let mut watch = Example::start("watch", &[&address, "photo"]);
+    let served = Served::start();
+    let Served { address, client, .. } = &served;
+    let mut watch = Example::start("watch", &[address, "photo"]);
     assert_eq!(watch.line().unwrap(), "0 of 0 instances pass");
-    let mut register = Example::start("register", &[&address, "photo", "10.0.0.7", "80"]);
+    let mut register = Example::start("register", &[address, "photo", "10.0.0.7", "80"]);
     assert_eq!(register.line().unwrap(), "photo@10.0.0.7:80 is registered on n1");
     assert_eq!(watch.line().unwrap(), "photo@10.0.0.7:80 is registered");
     while watch.line().unwrap() != "check service:photo@10.0.0.7:80 says Some(Passing)" {}
@@ -103,18 +136,16 @@ async fn register_keeps_an_instance_alive_until_it_is_interrupted_and_watch_tell
 
 #[tokio::test(flavor = "multi_thread")]
 async fn resolve_chooses_and_leaves_alone_what_fails() {
-    let (api, address, client) = registry().await;
-    // The registry itself listens there.
-    let (host, port) = (api.address().ip().to_string(), api.address().port());
-    let serves = Registration::new("photo", &host, port);
-    client.catalog.register(serves).await.unwrap();
-    let said = Example::start("resolve", &[&address, "photo", "3"]).rest();
+    let served = Served::start();
+    let Served { address, client, .. } = &served;
+    served.register_itself("photo").await;
+    let said = Example::start("resolve", &[address, "photo", "3"]).rest();
     assert_eq!(said, vec![format!("{address} serves"); 3]);
 
-    let dead = spine_tests::spine_process::free_address();
+    let dead = free_address();
     let fails = Registration::new("dead", &dead.ip().to_string(), dead.port());
     client.catalog.register(fails).await.unwrap();
-    let said = Example::start("resolve", &[&address, "dead", "4"]).rest();
+    let said = Example::start("resolve", &[address, "dead", "4"]).rest();
     assert!(
         said[..3].iter().all(|line| line.starts_with(&dead.to_string())),
         "{said:?}"
@@ -127,11 +158,26 @@ async fn resolve_chooses_and_leaves_alone_what_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn balanced_asks_the_instances() {
-    let (api, address, client) = registry().await;
-    let itself = Registration::new("photo", &api.address().ip().to_string(), api.address().port());
-    client.catalog.register(itself).await.unwrap();
-    let said = Example::start("balanced", &[&address, "photo", "2"]).rest();
+    let served = Served::start();
+    let address = &served.address;
+    served.register_itself("photo").await;
+    let said = Example::start("balanced", &[address, "photo", "2"]).rest();
     assert_eq!(said, ["Serving", "Serving"]);
-    let said = Example::start("balanced", &[&address, "nobody", "1"]).rest();
+    let said = Example::start("balanced", &[address, "nobody", "1"]).rest();
     assert_eq!(said, ["Unavailable: nobody has no instances"]);
+}
+
+/// Each program has a test here that runs it.
+#[test]
+fn every_example_is_run() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../client/examples");
+    let tests = include_str!("examples.rs");
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(
+            tests.contains(&format!("Example::start(\"{name}\"")),
+            "no test runs the example {name}"
+        );
+    }
 }
