@@ -101,7 +101,7 @@ impl Start<'_> {
             }
         };
         Ok(Started {
-            opened,
+            opened: self.behind_its_founding(opened).await?,
             lodging,
             links,
             services,
@@ -109,6 +109,16 @@ impl Start<'_> {
             port,
             recognized,
         })
+    }
+
+    /// What was restored stands behind the entry that founds its cluster before Raft begins.
+    async fn behind_its_founding(&self, opened: Opened) -> Result<Opened, StartError> {
+        let this = self.settings.this();
+        let done = self
+            .world
+            .raft_home
+            .blocking(move || opened.behind_its_founding(this));
+        done.await.map_err(StartError::io("writing what was restored"))?
     }
 
     /// A server without a port for others, which must have none.

@@ -4,10 +4,10 @@
 
 mod support;
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use spine_api::{Registry, hub::Hub};
-use spine_core::{Command, LeaseGrant, LeaseId, State, Ttl, snapshot};
+use spine_core::{Command, LeaseGrant, LeaseId, NodeName, State, Ttl, snapshot};
 use spine_node::{
     Node, World,
     backup::{
@@ -17,8 +17,12 @@ use spine_node::{
     metrics_sink::Uncounted,
     node::{PeerPort, PeerSettings},
     raft::{Peer, bootstrap::StartError},
+    world::net::{Net, OsNet},
 };
 use support::{cx, put, read, settings, start, write};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The file of a state.
 fn file_of(state: &State) -> Vec<u8> {
@@ -94,6 +98,52 @@ async fn a_restored_cluster_has_the_data_and_another_id_and_its_counters_go_on()
     node.stop().await.unwrap();
 }
 
+/// One that joins gets what was restored, though the log is there from its first entry on.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_a_restored_server_has_its_state() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("first");
+    let state = written_state();
+    backup::restore(&World::real(), &state, &dir).unwrap();
+    let first = start_with_port("n1", &dir, Vec::new()).await;
+    let seed = first.peer_address().unwrap().to_string();
+    let second = start_with_port("n2", &place.path().join("second"), vec![seed]).await;
+    for node in [&first, &second] {
+        timeout(PATIENCE, node.ready()).await.unwrap().unwrap();
+        assert_eq!(read(&*node.registry(), "a").await.as_deref(), Some("1"));
+    }
+    let written = write(&*second.registry(), "b", "2").await;
+    assert!(written.index > state.index());
+    let index = |node: &Node| node.applied().borrow().state.index();
+    let equal = async {
+        while index(&first) != index(&second) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, equal).await.unwrap();
+    let digest = |node: &Node| node.applied().borrow().state.digest();
+    assert_eq!(digest(&first), digest(&second));
+    second.stop().await.unwrap();
+    first.stop().await.unwrap();
+}
+
+/// A node with a port for others.
+async fn start_with_port(name: &str, dir: &Path, join: Vec<String>) -> Node {
+    let listener = OsNet.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.address().unwrap();
+    let mut settings = settings(dir);
+    settings.name = NodeName::parse(name).unwrap();
+    settings.peer_address = address.to_string().into();
+    settings.peers = Some(PeerSettings {
+        port: PeerPort::Bound(listener),
+        founders: Vec::new(),
+        join,
+        replace: None,
+    });
+    let node = Node::start(settings, World::real(), Arc::new(Uncounted));
+    timeout(PATIENCE, node).await.unwrap().unwrap()
+}
+
 /// The others would begin without the state.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_directory_does_not_found_a_cluster_with_others() {
@@ -126,7 +176,7 @@ async fn a_restored_directory_does_not_found_a_cluster_with_others() {
 }
 
 fn written_state() -> State {
-    let local = spine_api::local::Local::new(spine_core::NodeName::parse("n1").unwrap());
+    let local = spine_api::local::Local::new(NodeName::parse("n1").unwrap());
     futures::executor::block_on(local.propose(&cx(), put("a", "1"))).unwrap();
     State::clone(&Hub::newest(local.hub()))
 }

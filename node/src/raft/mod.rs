@@ -26,6 +26,7 @@ mod note;
 pub mod recall;
 pub mod recovery;
 pub mod release;
+mod restored;
 pub mod roster;
 mod rpc;
 mod server;
