@@ -348,7 +348,7 @@ impl Node {
             replacing: None,
             telling: started
                 .recognized
-                .map(|recognized| stay_known(recognized, log.clone(), &members, &fatal)),
+                .map(|recognized| stay_known(recognized, log.clone(), consensus.leader(), &members, &fatal)),
             members,
             condition,
             marks,

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     condition::{Condition, FlushTimer},
@@ -14,7 +14,7 @@ use crate::{
     node::{Fatal, NodeSettings, PeerPort},
     peer::{Links, Port, Services, Waiting, hello::Presence, meet::Meeting, recognized::Recognized},
     raft::{
-        Gate, OpenGate,
+        Gate, Leader, OpenGate,
         bootstrap::{self, Beginning, FirstStart, Found, Opened, StartError},
         founding::{Founders, Refusal},
         recall::{Durable, Recall},
@@ -41,12 +41,13 @@ pub(crate) struct Started {
 pub(crate) fn stay_known(
     recognized: Recognized,
     log: Arc<dyn LogStore>,
+    leads: watch::Receiver<Option<Leader>>,
     members: &Members,
     fatal: &Fatal,
 ) -> JoinHandle<()> {
     let (end, departure) = (fatal.clone(), members.departure());
     fatal.spawn("staying known to the others", async move {
-        let why = recognized.stay_known(log).await;
+        let why = recognized.stay_known(log, leads).await;
         let removed = matches!(why, StartError::Refused(Refusal::Removed { .. }));
         if !(removed && departure.is_over()) {
             end.refuse(why.to_string());

@@ -10,11 +10,15 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
 
 use super::hello::{Answer, Presence};
 use crate::{
     raft::{
+        Leader,
         bootstrap::StartError,
         founding::{Missing, Refusal},
         identity::ClusterId,
@@ -139,11 +143,20 @@ impl Recognized {
         voters.map(missing).collect()
     }
 
-    /// Tells the others every few seconds what this server has durably. Ends when one of them knows more, or that this
-    /// server is a member no longer, and says so.
-    pub async fn stay_known(self, log: Arc<dyn LogStore>) -> StartError {
+    /// Tells the others every few seconds what this server has durably, and sooner while no leader is heard: then this
+    /// server may have been removed, which the leader tells nobody who is a member no longer. Ends when one of them knows
+    /// more, or that it was, and says so.
+    pub async fn stay_known(
+        self,
+        log: Arc<dyn LogStore>,
+        mut leads: watch::Receiver<Option<Leader>>,
+    ) -> StartError {
         let mut next: BTreeMap<u64, Instant> = BTreeMap::new();
         loop {
+            let led = leads.borrow_and_update().is_some();
+            if !led {
+                next.clear();
+            }
             let roster = self.roster();
             let now = Instant::now();
             next.retain(|node, _| roster.seat(*node).is_some());
@@ -163,7 +176,11 @@ impl Recognized {
             if let Some(removed) = self.presence.removed() {
                 return removed.into();
             }
-            sleep(TELL_AGAIN).await;
+            tokio::select! {
+                biased;
+                Ok(_) = leads.wait_for(Option::is_none), if led => {}
+                () = sleep(TELL_AGAIN) => {}
+            }
         }
     }
 
