@@ -316,6 +316,7 @@ impl Node {
             checkpoints: ask_checkpoint,
             members: members.clone(),
             clock: world.clock.clone(),
+            rng: world.rng.clone(),
             metrics: metrics.clone(),
         };
         let (registry, submitter) = NodeRegistry::new(settings.about(identity, &*log), parts);

@@ -11,6 +11,7 @@ pub mod clock;
 mod follow;
 mod forwarded;
 mod lead;
+mod numbers;
 pub mod quota;
 mod readiness;
 mod submit;
@@ -42,6 +43,7 @@ use self::{
     barrier::{Barrier, Rounds},
     follow::Follower,
     lead::ENTRY_OVERHEAD,
+    numbers::Numbering,
     readiness::Readiness,
     submit::Submitter,
 };
@@ -52,7 +54,7 @@ use crate::{
     members::changes::Members,
     metrics_sink::{Ended, NodeMetrics, Request as Counted},
     raft::{Consensus, ELECTION_TIMEOUT, ReadError, identity::Identity},
-    world::clock::Clock,
+    world::{clock::Clock, rng::Rng},
 };
 
 /// How long a read waits before it asks again who leads, unless it is told earlier.
@@ -111,6 +113,8 @@ pub struct Parts {
     pub members: Arc<Members>,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
+    /// Chance, for the moments at which something is tried again.
+    pub rng: Arc<dyn Rng>,
     /// Who counts.
     pub metrics: Arc<dyn NodeMetrics>,
 }
@@ -125,6 +129,7 @@ impl NodeRegistry {
             checkpoints,
             members,
             clock,
+            rng,
             metrics,
         } = parts;
         let node = about.identity.node;
@@ -142,7 +147,8 @@ impl NodeRegistry {
                 way: way.clone(),
                 applied: consensus.applied(),
                 bytes_max: about.entry_bytes_max - ENTRY_OVERHEAD,
-                session: None,
+                numbering: Numbering::default(),
+                rng,
             },
         };
         let barrier = Barrier::start(Rounds {

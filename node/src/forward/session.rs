@@ -1,10 +1,16 @@
-//! The node's own request session: it numbers what is forwarded, so that what is sent a second time is applied once.
+//! The node's own request session: it numbers what its clients ask, so that what is sent a second time is applied once.
 //!
 //! A session is opened through the log, once in a node's life unless it is lost. The replicated state keeps at most
-//! [`SESSION_OUTCOMES_MAX`] outcomes that the node hasn't said it has, so no more numbers are out at once; what comes on
-//! top waits, as it would for a place in a message.
+//! [`SESSION_OUTCOMES_MAX`] outcomes that the node hasn't said it has, so no more numbers are out at once. What comes on
+//! top waits while another node leads, as it would for a place in a message; while this one does, it goes without a number.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 use spine_core::{RequestId, SessionId, limits::SESSION_OUTCOMES_MAX};
@@ -13,6 +19,8 @@ use spine_core::{RequestId, SessionId, limits::SESSION_OUTCOMES_MAX};
 #[derive(Debug)]
 pub struct Session {
     id: SessionId,
+    /// The state knows it no longer.
+    over: AtomicBool,
     numbers: Mutex<Numbers>,
 }
 
@@ -36,12 +44,23 @@ impl Session {
             next: 1,
             out: BTreeSet::new(),
         });
-        Arc::new(Self { id, numbers })
+        let over = AtomicBool::new(false);
+        Arc::new(Self { id, over, numbers })
     }
 
     /// Its id.
     pub fn id(&self) -> SessionId {
         self.id
+    }
+
+    /// Notes that the state knows it no longer; whether that is news.
+    pub fn end(&self) -> bool {
+        !self.over.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether the state is known to know it no longer.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     /// The next number; `None` while too many are out.
@@ -79,8 +98,8 @@ impl Number {
     }
 
     /// The session that it belongs to.
-    pub fn session(&self) -> SessionId {
-        self.session.id
+    pub fn session(&self) -> &Session {
+        &self.session
     }
 }
 

@@ -15,30 +15,31 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use serde::Serialize;
 use spine_api::Error;
 use spine_core::{
-    Applied, Command, Index, Outcome, Rejection, Renewed, Request, codec,
+    Applied, Command, Index, Rejection, Renewed, Request, codec,
     limits::{ENTRY_RENEWALS_MAX, ENTRY_REQUESTS_MAX},
 };
 use spine_proto::internal::v1::{self as proto, answer::Result as Answered};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, timeout_at},
 };
 
 use super::{
-    ask::{Ask, CommandAsk, Queue, RenewalAsk, draft, lost, put_back},
+    ask::{Ask, Asked, CommandAsk, Queue, RenewalAsk, draft, put_back},
+    numbers::{self, Fate, Numbering, stamp_id},
     submit::{Over, TURN_EVERY},
 };
 use crate::{
-    forward::{
-        CallError, Way,
-        session::{Number, Session},
-    },
+    forward::{CallError, Way, session::Session},
     limits,
     raft::{self, Leader},
+    world::rng::Rng,
 };
 
 /// After a call that did nothing, the next one waits so long: the leader may be gone, or not have begun to lead.
 const AGAIN_AFTER: Duration = Duration::from_millis(10);
+/// As long as nothing is done, it waits twice as long each time, up to a heartbeat. Another leader ends the wait.
+const AGAIN_AFTER_MAX: Duration = Duration::from_millis(100);
 /// A call for a session is given up after this long.
 const OPEN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -49,7 +50,9 @@ pub(super) struct Follower {
     /// Bytes of requests in a call.
     pub(super) bytes_max: u64,
     /// Kept while others lead and while this node does.
-    pub(super) session: Option<Arc<Session>>,
+    pub(super) numbering: Numbering,
+    /// So that those who failed together don't come back together.
+    pub(super) rng: Arc<dyn Rng>,
 }
 
 /// What is in a call that is on its way.
@@ -74,6 +77,8 @@ struct Following<'a> {
     renewing: bool,
     opening: bool,
     paused_until: Option<Instant>,
+    /// The last pause, if nothing was done since.
+    paused: Option<Duration>,
 }
 
 impl Follower {
@@ -95,6 +100,7 @@ impl Follower {
             renewing: false,
             opening: false,
             paused_until: None,
+            paused: None,
         };
         following.run(leads).await
     }
@@ -154,7 +160,7 @@ impl Following<'_> {
             self.send_renewals();
         }
         while self.commands_sent < limits::FORWARD_CALLS_MAX && !self.queue.commands.is_empty() {
-            let Some(session) = self.follower.session.clone() else {
+            let Some(session) = self.follower.numbering.session() else {
                 return self.open_session();
             };
             let asks = self.numbered(&session);
@@ -175,17 +181,8 @@ impl Following<'_> {
 
     /// The next commands, as many as fit into a call and have numbers.
     fn numbered(&mut self, session: &Arc<Session>) -> Vec<CommandAsk> {
-        let mut numbered = 0;
-        for ask in self.queue.commands.iter_mut().take(ENTRY_REQUESTS_MAX) {
-            // A client's own id is as good.
-            if ask.client.number.is_none() && ask.content.id.is_none() {
-                match session.number() {
-                    Some(number) => ask.client.number = Some(number),
-                    None => break,
-                }
-            }
-            numbered += 1;
-        }
+        let next = self.queue.commands.iter_mut().take(ENTRY_REQUESTS_MAX);
+        let numbered = numbers::number(next, session);
         let bytes_max = self.follower.bytes_max;
         let mut asks = draft(&mut self.queue.commands, numbered, bytes_max, Instant::now());
         asks.iter_mut().for_each(stamp_id);
@@ -260,18 +257,15 @@ impl Following<'_> {
         let answer = answers.ok().and_then(|mut answers| answers.pop());
         match answer.and_then(|answer| answer.result) {
             Some(Answered::Applied(bytes)) => match codec::decode_row::<Applied>(&bytes) {
-                Ok(Applied {
-                    result: Ok(Outcome::SessionOpened(id)),
-                    ..
-                }) => {
-                    tracing::debug!(%id, "requests are forwarded in this session");
-                    self.follower.session = Some(Session::new(id));
-                }
-                Ok(Applied {
-                    result: Err(rejection),
-                    ..
-                }) => self.refuse_commands(&Error::Refused(rejection)),
-                _ => self.pause(),
+                Ok(applied) => match numbers::opened(applied) {
+                    Some(Ok(id)) => {
+                        self.paused = None;
+                        self.follower.numbering.opened(id);
+                    }
+                    Some(Err(rejection)) => self.refuse_commands(&Error::Refused(rejection)),
+                    None => self.pause(),
+                },
+                Err(_) => self.pause(),
             },
             // Another one than was opened now and not heard of ends by itself when it was idle for long enough.
             _ => self.pause(),
@@ -291,7 +285,7 @@ impl Following<'_> {
         for (ask, verdict) in judged(asks, answers) {
             match verdict {
                 Verdict::Applied(bytes) => match codec::decode_row::<Applied>(&bytes) {
-                    Ok(applied) => match self.lost_session(ask, applied) {
+                    Ok(applied) => match numbers::fate(ask, applied) {
                         Fate::Settled(ask, applied) => settled.push((applied.index, ask, applied)),
                         Fate::Again(ask) => back.push(ask),
                         Fate::Over => {}
@@ -302,35 +296,12 @@ impl Following<'_> {
                 Verdict::Again => back.push(ask),
             }
         }
-        self.again(back, |queue| &mut queue.commands);
-        settle(self.follower.applied.clone(), settled);
-    }
-
-    /// Whether what was applied is the request, or only the end of this node's session.
-    fn lost_session(&mut self, mut ask: CommandAsk, applied: Applied) -> Fate {
-        let session = ask.client.number.as_ref().map(Number::session);
-        match applied.result {
-            Err(Rejection::UnknownSession(id)) if session == Some(id) => {
-                if self.follower.session.as_ref().is_some_and(|open| open.id() == id) {
-                    tracing::info!(%id, "the session for forwarding has ended; another one is opened");
-                    self.follower.session = None;
-                }
-                if ask.client.is_doubtful() {
-                    // What the session knew of the first sending is gone with it.
-                    ask.client.answer(Err(lost()));
-                    return Fate::Over;
-                }
-                ask.client.number = None;
-                ask.content.id = None;
-                ask.client.not_proposed();
-                Fate::Again(ask)
-            }
-            Err(Rejection::AnsweredBefore { .. }) if session.is_some() => {
-                ask.client.answer(Err(lost()));
-                Fate::Over
-            }
-            _ => Fate::Settled(ask, applied),
-        }
+        self.again(back, !settled.is_empty(), |queue| &mut queue.commands);
+        settle(
+            self.follower.applied.clone(),
+            settled,
+            self.queue.give_back.clone(),
+        );
     }
 
     fn renewals_answered(&mut self, asks: Vec<RenewalAsk>, answers: Answers) {
@@ -346,34 +317,47 @@ impl Following<'_> {
                 Verdict::Again => back.push(ask),
             }
         }
-        self.again(back, |queue| &mut queue.renewals);
-        settle(self.follower.applied.clone(), settled);
+        self.again(back, !settled.is_empty(), |queue| &mut queue.renewals);
+        settle(
+            self.follower.applied.clone(),
+            settled,
+            self.queue.give_back.clone(),
+        );
     }
 
-    fn again<Q, A>(&mut self, back: Vec<Ask<Q, A>>, to: impl FnOnce(&mut Queue) -> &mut VecDeque<Ask<Q, A>>) {
+    /// Puts back what is to be sent again; `done`: something else was done.
+    fn again<Q, A>(
+        &mut self,
+        back: Vec<Ask<Q, A>>,
+        done: bool,
+        to: impl FnOnce(&mut Queue) -> &mut VecDeque<Ask<Q, A>>,
+    ) {
+        if done {
+            self.paused = None;
+        }
         if !back.is_empty() {
             self.pause();
             put_back(to(self.queue), back);
         }
     }
 
+    /// Sends nothing for a while. Calls that fail together make one pause.
     fn pause(&mut self) {
-        self.paused_until = Some(Instant::now() + AGAIN_AFTER);
+        if self.paused_until.is_some() {
+            return;
+        }
+        let longest = self
+            .paused
+            .map_or(AGAIN_AFTER, |before| (before * 2).min(AGAIN_AFTER_MAX));
+        self.paused = Some(longest);
+        self.paused_until = Some(Instant::now() + jittered(longest, self.follower.rng.bits()));
     }
 }
 
-/// Gives a command the id under which it is sent now.
-pub(super) fn stamp_id(ask: &mut CommandAsk) {
-    if let Some(number) = &ask.client.number {
-        ask.content.id = Some(number.id());
-    }
-}
-
-/// What becomes of a command whose answer is there.
-enum Fate {
-    Settled(CommandAsk, Applied),
-    Again(CommandAsk),
-    Over,
+/// Between half of a pause and all of it.
+fn jittered(longest: Duration, bits: u64) -> Duration {
+    let half = longest / 2;
+    half + half * u32::from(bits.to_le_bytes()[0]) / u32::from(u8::MAX)
 }
 
 /// What the leader says of one request.
@@ -450,10 +434,12 @@ fn longest<Q, A>(asks: &[Ask<Q, A>]) -> Duration {
     })
 }
 
-/// Answers each once this node has applied what it is told: its next read here shows it.
+/// Answers each once this node has applied what it is told: its next read here shows it. While one of them waits the queue
+/// is not done: who holds a way back into it counts as on the way.
 fn settle<Q: Send + 'static, A: Send + 'static>(
     mut applied: watch::Receiver<raft::Applied>,
     mut settled: Vec<(Index, Ask<Q, A>, A)>,
+    on_their_way: mpsc::UnboundedSender<Asked>,
 ) {
     if settled.is_empty() {
         return;
@@ -464,6 +450,7 @@ fn settle<Q: Send + 'static, A: Send + 'static>(
         ask.client.number = None;
     }
     tokio::spawn(async move {
+        let _on_their_way = on_their_way;
         for (index, ask, answer) in settled {
             let reached = applied.wait_for(|applied| applied.state.index() >= index);
             match timeout_at(ask.client.deadline, reached).await {

@@ -9,19 +9,23 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use spine_api::{Error, hub::Hub};
-use spine_core::{Applied, Command, Entry, Index, Outcome, RenewalRequest, Renewed, Request, codec, limits};
+use spine_core::{
+    Applied, Command, Entry, Index, Outcome, RenewalRequest, Renewed, Request, SessionId, codec, limits,
+};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
 use super::{
     ask::{Ask, Asked, Client, Queue, draft, lost},
     clock::{ClusterClock, Lag},
-    follow::{stamp_id, until},
+    follow::until,
+    numbers::{self, Fate, Numbering, stamp_id},
     submit::{Over, TURN_EVERY},
 };
 use crate::{
+    forward::session::Session,
     leader::{Duties, Duty, Heard, Policy, View},
     limits::ENTRIES_IN_FLIGHT_MAX,
     raft::{Consensus, Leader, ProposeError},
@@ -79,6 +83,8 @@ pub(super) struct Leading {
     entry_bytes_max: u64,
     in_flight: usize,
     renewals_in_flight: bool,
+    /// A session for this node's own requests is being opened.
+    opening: Option<oneshot::Receiver<SessionId>>,
     held_until: Option<Instant>,
     tell_landed: mpsc::UnboundedSender<Landed>,
     /// Bounded by the entries in flight.
@@ -112,6 +118,7 @@ impl Leading {
             entry_bytes_max,
             in_flight: 0,
             renewals_in_flight: false,
+            opening: None,
             held_until: None,
             tell_landed,
             landings,
@@ -123,6 +130,7 @@ impl Leading {
         mut self,
         queue: &mut Queue,
         leads: &mut watch::Receiver<Option<Leader>>,
+        numbering: &mut Numbering,
     ) -> Over {
         let mut turn = tokio::time::interval(TURN_EVERY);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -131,7 +139,7 @@ impl Leading {
                 return Over::NotLeading;
             }
             queue.take_in();
-            self.send_commands(queue).await;
+            self.send_commands(queue, numbering).await;
             self.send_renewals(queue).await;
             self.do_duties(queue).await;
             if queue.is_done() && self.in_flight == 0 {
@@ -152,9 +160,15 @@ impl Leading {
     }
 
     /// Sends entries while there are commands and room in flight.
-    async fn send_commands(&mut self, queue: &mut Queue) {
+    async fn send_commands(&mut self, queue: &mut Queue, numbering: &mut Numbering) {
         let bytes_max = self.entry_bytes_max - ENTRY_OVERHEAD;
+        let session = self.session(queue, numbering).await;
         while self.in_flight < ENTRIES_IN_FLIGHT_MAX && self.held_until.is_none() {
+            if let Some(session) = &session {
+                let next = queue.commands.iter_mut().take(limits::ENTRY_REQUESTS_MAX);
+                // Those for which there is no number go without.
+                numbers::number(next, session);
+            }
             let mut asks = draft(
                 &mut queue.commands,
                 limits::ENTRY_REQUESTS_MAX,
@@ -175,6 +189,35 @@ impl Leading {
             })
             .await;
         }
+    }
+
+    /// The session in which what this node's own clients ask is numbered, if another node might lead next: it is sent there,
+    /// should this one lose its lead. Nothing waits for a session that is being opened.
+    async fn session(&mut self, queue: &Queue, numbering: &mut Numbering) -> Option<Arc<Session>> {
+        if queue.commands.is_empty() || self.members.len() < 2 {
+            return None;
+        }
+        match self.opening.as_mut().map(oneshot::Receiver::try_recv) {
+            Some(Err(oneshot::error::TryRecvError::Empty)) => return None,
+            Some(Ok(id)) => numbering.opened(id),
+            None | Some(Err(oneshot::error::TryRecvError::Closed)) => {}
+        }
+        self.opening = None;
+        if let Some(session) = numbering.session() {
+            return Some(session);
+        }
+        let (tell, opening) = oneshot::channel();
+        self.opening = Some(opening);
+        let open = Request::internal(Command::OpenSession);
+        self.propose(Kind::Commands, vec![open], |result, _| {
+            let applied = result.ok().and_then(|mut applied| applied.pop());
+            if let Some(Ok(id)) = applied.and_then(numbers::opened) {
+                // It ends by itself if nobody waits for it any more.
+                let _ = tell.send(id);
+            }
+        })
+        .await;
+        None
     }
 
     async fn send_renewals(&mut self, queue: &mut Queue) {
@@ -334,8 +377,14 @@ fn answer_commands(
 ) {
     match result {
         Ok(applied) => {
-            for (client, applied) in clients.into_iter().zip(applied) {
-                client.answer(Ok(applied));
+            let asks = clients.into_iter().zip(requests);
+            for ((client, request), applied) in asks.zip(applied) {
+                let content = Box::new(request);
+                match numbers::fate(Ask { content, client }, applied) {
+                    Fate::Settled(ask, applied) => ask.client.answer(Ok(applied)),
+                    Fate::Again(ask) => drop(back.send(Asked::from(ask))),
+                    Fate::Over => {}
+                }
             }
         }
         Err(error) => {

@@ -68,7 +68,9 @@ impl Submitter {
     async fn lead(&mut self, leads: &mut watch::Receiver<Option<Leader>>) -> Over {
         match self.take_lead(leads).await {
             Ok(leading) => {
-                let over = leading.run(&mut self.queue, leads).await;
+                let over = leading
+                    .run(&mut self.queue, leads, &mut self.follower.numbering)
+                    .await;
                 tracing::info!("this node does not lead any more");
                 over
             }

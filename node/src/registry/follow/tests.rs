@@ -1,16 +1,17 @@
 //! Forwarding against a leader made of channels.
 
 use async_trait::async_trait;
-use spine_core::{Entry, RequestId, SessionId, State, Time, WallTime};
+use spine_core::{Entry, Outcome, RequestId, SessionId, State, Time, WallTime};
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, oneshot},
     task::JoinHandle,
 };
 
 use super::*;
 use crate::{
     raft::ReadError,
-    registry::{Submitted, ask::Asked, submit},
+    registry::{Submitted, submit},
+    world::rng::OsRng,
 };
 
 const WITHIN: Duration = Duration::from_secs(5);
@@ -118,7 +119,8 @@ impl Node {
             way: Arc::new(Fake(tell_call)),
             applied,
             bytes_max: 1 << 20,
-            session: None,
+            numbering: Numbering::default(),
+            rng: Arc::new(OsRng),
         };
         let mut queue = Queue::new(asked);
         let task = tokio::spawn(async move {
