@@ -1,16 +1,19 @@
-//! Three servers of one cluster as processes on the loopback: started, killed, stopped and started again one by one.
+//! The servers of one cluster as processes on the loopback: started, killed, stopped and started again one by one. There
+//! are three of them from the beginning, or one, which others join.
 
 use std::{
     fs::{self, File},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
+
 use crate::{http, spine_process, wait};
 
-/// How many there are.
+/// How many there are, where there are several from the beginning.
 pub const SERVERS: usize = 3;
 
 /// A start, with an election, on a loaded machine.
@@ -21,10 +24,12 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 /// The cluster. Dropping it kills the processes.
 #[derive(Debug)]
 pub struct Cluster {
+    /// In the order in which they came.
     servers: Vec<Server>,
-    founders: String,
     /// What each server is told beside who and where it is.
     flags: Vec<String>,
+    /// Where those that join have their data and their logs.
+    place: PathBuf,
 }
 
 #[derive(Debug)]
@@ -33,18 +38,30 @@ struct Server {
     places: Places,
     data: PathBuf,
     log: PathBuf,
-    /// It joins the others instead of founding a cluster with them.
-    joins: bool,
+    others: Others,
     /// What it runs, from its next start on.
     binary: PathBuf,
     /// Options beside the usual ones.
     options: Vec<String>,
     child: Option<Child>,
+    /// It is a member no longer.
+    gone: bool,
+}
+
+/// What a server is told of the others.
+#[derive(Clone, Debug)]
+enum Others {
+    /// There are none.
+    None,
+    /// `--initial-cluster`.
+    Founders(String),
+    /// `--join`.
+    Seeds(String),
 }
 
 /// Where a server is found.
 #[derive(Clone, Copy, Debug)]
-struct Places {
+pub struct Places {
     http: SocketAddr,
     grpc: SocketAddr,
     peer: SocketAddr,
@@ -53,29 +70,99 @@ struct Places {
 impl Cluster {
     /// Servers with these data directories, none of them started. Their logs lie in `logs`.
     pub fn new(data: [PathBuf; SERVERS], logs: &Path) -> Self {
-        let servers: Vec<_> = data
+        let mut servers: Vec<_> = data
             .into_iter()
             .enumerate()
-            .map(|(at, data)| Server {
-                name: format!("n{}", at + 1),
-                places: Places::free(),
-                data,
-                log: logs.join(format!("n{}.log", at + 1)),
-                joins: false,
-                binary: spine_process::binary().to_owned(),
-                options: Vec::new(),
-                child: None,
-            })
+            .map(|(at, data)| Server::new(at, data, logs))
             .collect();
         let founders: Vec<_> = servers
             .iter()
             .map(|server| format!("{}={}", server.name, server.places.peer))
             .collect();
+        for server in &mut servers {
+            server.others = Others::Founders(founders.join(","));
+        }
         Self {
-            founders: founders.join(","),
             servers,
             flags: Vec::new(),
+            place: logs.to_owned(),
         }
+    }
+
+    /// A cluster of one server below `place` that serves. It has a port for others.
+    pub fn alone(place: &Path) -> Self {
+        let mut cluster = Self {
+            servers: vec![Server::new(0, place.join("n1"), place)],
+            flags: Vec::new(),
+            place: place.to_owned(),
+        };
+        cluster.start_all();
+        cluster
+    }
+
+    /// Another server that joins those that run; gives its place, and doesn't wait for it.
+    pub fn join(&mut self) -> usize {
+        let at = self.servers.len();
+        let seeds = self.seeds();
+        let mut server = Server::new(at, self.place.join(format!("n{}", at + 1)), &self.place);
+        server.others = Others::Seeds(seeds);
+        self.servers.push(server);
+        self.spawn(at);
+        at
+    }
+
+    /// Deletes the data of a server that doesn't run: it is to join the others when it is started again.
+    pub fn wipe(&mut self, at: usize) {
+        let others = self.servers.iter().enumerate().filter(|(other, _)| *other != at);
+        let others: Vec<_> = others.map(|(_, other)| other.places.peer.to_string()).collect();
+        let server = &mut self.servers[at];
+        assert!(server.child.is_none(), "{} runs", server.name);
+        fs::remove_dir_all(&server.data).expect("the directory of a server that ran");
+        server.others = Others::Seeds(others.join(","));
+    }
+
+    /// A server that doesn't run is to begin a cluster of its own with what is in its directory.
+    pub fn begin_alone(&mut self, at: usize) {
+        self.servers[at].others = Others::None;
+    }
+
+    /// Notes that a server is a member no longer, and waits until it has ended.
+    pub fn await_gone(&mut self, at: usize) -> ExitStatus {
+        self.servers[at].gone = true;
+        self.await_stopped(at)
+    }
+
+    /// Stops all that run in order, and starts them at other places, which only these servers are told.
+    pub fn move_to(&mut self, places: &[Places]) {
+        let moved: Vec<_> = self.running().collect();
+        assert_eq!(moved.len(), places.len(), "a place for each server");
+        for at in &moved {
+            self.ask_to_stop(*at);
+        }
+        for at in &moved {
+            let status = self.await_stopped(*at);
+            assert!(status.success(), "{status}:\n{}", self.said(*at));
+        }
+        let peers: Vec<_> = places.iter().map(|places| places.peer.to_string()).collect();
+        for (at, places) in moved.iter().zip(places) {
+            self.servers[*at].places = *places;
+            self.servers[*at].others = Others::Seeds(peers.join(","));
+        }
+        self.start_all();
+    }
+
+    /// Those that run.
+    pub fn running(&self) -> impl Iterator<Item = usize> {
+        let servers = self.servers.iter().enumerate();
+        servers
+            .filter(|(_, server)| server.child.is_some())
+            .map(|(at, _)| at)
+    }
+
+    /// Where those that run hear each other.
+    fn seeds(&self) -> String {
+        let peers = self.running().map(|at| self.servers[at].places.peer.to_string());
+        peers.collect::<Vec<_>>().join(",")
     }
 
     /// A cluster below `place` that serves.
@@ -99,39 +186,21 @@ impl Cluster {
         server.options = options.iter().map(ToString::to_string).collect();
     }
 
-    /// Starts every server that doesn't run, and waits until all are ready.
+    /// Starts every member that doesn't run, and waits until all are ready.
     pub fn start_all(&mut self) {
-        for at in 0..SERVERS {
-            if self.servers[at].child.is_none() {
+        for at in 0..self.servers.len() {
+            if self.servers[at].child.is_none() && !self.servers[at].gone {
                 self.spawn(at);
             }
         }
-        for at in 0..SERVERS {
+        let running: Vec<_> = self.running().collect();
+        for at in running {
             self.await_ready(at);
         }
     }
 
     /// Starts a server, and doesn't wait for it.
     pub fn spawn(&mut self, at: usize) {
-        let founders = self.founders.clone();
-        if self.servers[at].joins {
-            let others = self.servers.iter().enumerate().filter(|(other, _)| *other != at);
-            let others: Vec<_> = others.map(|(_, other)| other.places.peer.to_string()).collect();
-            self.launch(at, &["join", &others.join(",")]);
-        } else {
-            self.launch(at, &["serve", "--initial-cluster", &founders]);
-        }
-    }
-
-    /// Deletes the data of a server that doesn't run: it is to join the others when it is started again.
-    pub fn wipe(&mut self, at: usize) {
-        let server = &mut self.servers[at];
-        assert!(server.child.is_none(), "{} runs", server.name);
-        fs::remove_dir_all(&server.data).expect("the directory of a server that ran");
-        server.joins = true;
-    }
-
-    fn launch(&mut self, at: usize, how: &[&str]) {
         let flags = self.flags.clone();
         let server = &mut self.servers[at];
         assert!(server.child.is_none(), "{} runs already", server.name);
@@ -141,9 +210,9 @@ impl Cluster {
             .open(&server.log)
             .expect("a place for the log");
         let child = Command::new(&server.binary)
-            .args(how)
+            .args(["serve", "--governance", "open", "--name", &server.name])
+            .args(server.others.arguments())
             .args(flags)
-            .args(["--governance", "open", "--name", &server.name])
             .args(["--http-addr", &server.places.http.to_string()])
             .args(["--grpc-addr", &server.places.grpc.to_string()])
             .args(["--peer-addr", &server.places.peer.to_string()])
@@ -179,27 +248,41 @@ impl Cluster {
 
     /// Ends a server at once.
     pub fn kill(&mut self, at: usize) {
-        let mut child = self.running(at);
+        let mut child = self.take(at);
         child.kill().expect("a child may be killed");
         child.wait().expect("a child can be waited for");
     }
 
     /// Asks a server to end (SIGTERM), and doesn't wait for it.
     pub fn ask_to_stop(&mut self, at: usize) {
+        self.signal(at, Signal::TERM);
+    }
+
+    /// Stops a server where it is (SIGSTOP).
+    pub fn pause(&mut self, at: usize) {
+        self.signal(at, Signal::STOP);
+    }
+
+    /// Lets a server that was paused go on.
+    pub fn resume(&mut self, at: usize) {
+        self.signal(at, Signal::CONT);
+    }
+
+    fn signal(&self, at: usize, signal: Signal) {
         let child = self.servers[at].child.as_ref().expect("the server runs");
         let id = rustix::process::Pid::from_child(child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("a child may be signalled");
+        rustix::process::kill_process(id, signal).expect("a child may be signalled");
     }
 
     /// Waits until a server that was asked to has ended.
     pub fn await_stopped(&mut self, at: usize) -> ExitStatus {
-        let mut child = self.running(at);
+        let mut child = self.take(at);
         wait::until("the server ends after SIGTERM", STOPPED_WITHIN, || {
             child.try_wait().expect("a child can be waited for")
         })
     }
 
-    fn running(&mut self, at: usize) -> Child {
+    fn take(&mut self, at: usize) -> Child {
         self.servers[at].child.take().expect("the server runs")
     }
 
@@ -215,6 +298,38 @@ impl Cluster {
         })
     }
 
+    /// Waits until one of the others leads, as one of them says.
+    pub fn await_leader_beside(&self, at: usize) {
+        let former = self.servers[at].places.peer.to_string();
+        wait::until_true("another server leads", READY_WITHIN, || {
+            let others = self.running().filter(|other| *other != at);
+            let mut leaders = others.filter_map(|other| self.servers[other].leader());
+            leaders.any(|leader| leader != former)
+        });
+    }
+
+    /// Waits until a server votes, and all that run say so.
+    pub fn await_voter(&mut self, at: usize) {
+        self.await_ready(at);
+        let (name, peer) = (self.name(at).to_owned(), self.servers[at].places.peer.to_string());
+        wait::until_true(&format!("{name} votes"), READY_WITHIN, || {
+            let of_itself = http::get_json(&format!("http://{}/v1/agent/self", self.http(at)));
+            let state = of_itself.map(|itself| itself["Stats"]["raft"]["state"].clone());
+            let votes = state.is_some_and(|state| state == "Follower" || state == "Leader");
+            votes && self.running().all(|at| self.servers[at].peers().contains(&peer))
+        });
+    }
+
+    /// A server's name.
+    pub fn name(&self, at: usize) -> &str {
+        &self.servers[at].name
+    }
+
+    /// Where a server's data is.
+    pub fn data(&self, at: usize) -> &Path {
+        &self.servers[at].data
+    }
+
     /// Where a server serves Consul's API.
     pub fn http(&self, at: usize) -> SocketAddr {
         self.servers[at].places.http
@@ -227,7 +342,8 @@ impl Cluster {
 
     /// The native API of all servers, the one at `first` first.
     pub fn grpc_of_all(&self, first: usize) -> String {
-        let addresses = (0..SERVERS).map(|step| self.grpc((first + step) % SERVERS).to_string());
+        let count = self.servers.len();
+        let addresses = (0..count).map(|step| self.grpc((first + step) % count).to_string());
         addresses.collect::<Vec<_>>().join(",")
     }
 
@@ -261,7 +377,40 @@ impl Drop for Cluster {
     }
 }
 
+impl Others {
+    fn arguments(&self) -> Vec<&str> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Founders(list) => vec!["--initial-cluster", list],
+            Self::Seeds(seeds) => vec!["--join", seeds],
+        }
+    }
+}
+
 impl Server {
+    fn new(at: usize, data: PathBuf, logs: &Path) -> Self {
+        let name = format!("n{}", at + 1);
+        Self {
+            log: logs.join(format!("{name}.log")),
+            name,
+            places: Places::free(),
+            data,
+            others: Others::None,
+            binary: spine_process::binary().to_owned(),
+            options: Vec::new(),
+            child: None,
+            gone: false,
+        }
+    }
+
+    /// The addresses of the servers, as this one says.
+    fn peers(&self) -> Vec<String> {
+        let peers = http::get_json(&format!("http://{}/v1/status/peers", self.places.http));
+        let peers = peers.as_ref().and_then(|peers| peers.as_array());
+        let peers = peers.into_iter().flatten().filter_map(|peer| peer.as_str());
+        peers.map(ToOwned::to_owned).collect()
+    }
+
     fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -280,5 +429,17 @@ impl Places {
     fn free() -> Self {
         let [http, grpc, peer] = std::array::from_fn(|_| spine_process::free_address());
         Self { http, grpc, peer }
+    }
+
+    /// Some that nobody uses, at this address of the machine.
+    pub fn free_at(host: IpAddr) -> Self {
+        let Self { http, grpc, peer } = Self::free();
+        let [http, grpc, peer] = [http, grpc, peer].map(|place| SocketAddr::new(host, place.port()));
+        Self { http, grpc, peer }
+    }
+
+    /// Where the native API is served.
+    pub fn grpc(&self) -> SocketAddr {
+        self.grpc
     }
 }

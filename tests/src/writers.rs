@@ -1,4 +1,4 @@
-//! Writers over all servers of a [`Cluster`], and what they know in the end: what was acknowledged, what failed, what nobody
+//! Writers over all servers of a [`Cluster`], those of its beginning or those that its clients learn of, and what they know in the end: what was acknowledged, what failed, what nobody
 //! knows. [`Written::must_be_there`] holds the cluster to it.
 
 use std::{
@@ -14,10 +14,7 @@ use std::{
 use spine_client::{Client, Error, KeyRange};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
-use crate::{
-    cluster::{Cluster, SERVERS},
-    wait,
-};
+use crate::{cluster::Cluster, wait};
 
 const WRITERS: usize = 16;
 const VALUE_BYTES: usize = 256;
@@ -36,20 +33,51 @@ pub struct Load {
 impl Load {
     /// Writers that never rest.
     pub fn start(cluster: &Cluster) -> Self {
-        Self::begin(cluster, &Written::default(), Duration::ZERO)
+        Self::over(cluster, &Written::default(), Duration::ZERO)
     }
 
     /// The keys go on after those that were written before.
     pub fn start_after(cluster: &Cluster, before: &Written) -> Self {
-        Self::begin(cluster, before, Duration::ZERO)
+        Self::over(cluster, before, Duration::ZERO)
     }
 
     /// Writers that rest so long between a write's end and the next.
     pub fn start_paced(cluster: &Cluster, rest: Duration) -> Self {
-        Self::begin(cluster, &Written::default(), rest)
+        Self::over(cluster, &Written::default(), rest)
     }
 
-    fn begin(cluster: &Cluster, before: &Written, rest: Duration) -> Self {
+    /// Writers that are named these servers and follow the members of their cluster; every other one numbers its writes.
+    /// The keys go on after those that were written before.
+    pub fn following(seeds: &str, before: &Written) -> Self {
+        let ways = |writer: usize| {
+            let client = following(seeds, writer % 2 == 1);
+            Ways::Following(Following {
+                known: client.servers(),
+                numbered: writer % 2 == 1,
+                client,
+            })
+        };
+        Self::begin(ways, before, Duration::ZERO)
+    }
+
+    fn over(cluster: &Cluster, before: &Written, rest: Duration) -> Self {
+        let ways = |writer: usize| {
+            let servers: Vec<_> = cluster.running().collect();
+            let home = cluster.grpc(servers[writer % servers.len()]).to_string();
+            Ways::Home {
+                home: Client::builder(&home)
+                    .wait_for_server(false)
+                    .build()
+                    .expect("a client of an address"),
+                any: Client::builder(&cluster.grpc_of_all(writer))
+                    .build()
+                    .expect("a client of addresses"),
+            }
+        };
+        Self::begin(ways, before, rest)
+    }
+
+    fn begin(ways: impl Fn(usize) -> Ways, before: &Written, rest: Duration) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -59,17 +87,14 @@ impl Load {
         let from = before.next;
         let writers = (0..WRITERS).map(|writer| {
             let _inside = runtime.enter();
-            let clients = Clients {
-                home: Client::builder(&cluster.grpc(writer % SERVERS).to_string())
-                    .wait_for_server(false)
-                    .build()
-                    .expect("a client of an address"),
-                any: Client::builder(&cluster.grpc_of_all(writer))
-                    .build()
-                    .expect("a client of addresses"),
-            };
             let keys = (writer, from);
-            runtime.spawn(write(clients, keys, rest, acknowledged.clone(), over.clone()))
+            runtime.spawn(write(
+                ways(writer),
+                keys,
+                rest,
+                acknowledged.clone(),
+                over.clone(),
+            ))
         });
         let writers = writers.collect();
         Self {
@@ -104,15 +129,51 @@ impl Load {
 
 /// The ways of a writer.
 #[derive(Debug)]
-struct Clients {
-    /// To its own server.
-    home: Client,
-    /// To any of them, when that one is away.
-    any: Client,
+enum Ways {
+    /// To its own server, or to any of them when that one is away.
+    Home { home: Client, any: Client },
+    /// To the servers of the cluster as they come and go.
+    Following(Following),
+}
+
+#[derive(Debug)]
+struct Following {
+    client: Client,
+    /// The servers that it was begun with.
+    known: Vec<String>,
+    numbered: bool,
+}
+
+fn following(servers: &str, numbered: bool) -> Client {
+    let builder = Client::builder(servers)
+        .follow_members(true)
+        .exactly_once(numbered);
+    builder.build().expect("a client of addresses")
+}
+
+impl Ways {
+    async fn put(&mut self, key: String, value: Vec<u8>) -> Result<(), Error> {
+        let put = match self {
+            Self::Home { home, any } => match home.kv.put(key.clone(), value.clone()).await {
+                Err(Error::Unreachable(_)) => any.kv.put(key, value).await,
+                put => put,
+            },
+            Self::Following(following) => {
+                let servers = following.client.servers();
+                if servers != following.known {
+                    // As a program that starts now would: it begins at any of them.
+                    following.client = self::following(&servers.join(","), following.numbered);
+                    following.known = servers;
+                }
+                following.client.kv.put(key, value).await
+            }
+        };
+        put.map(drop)
+    }
 }
 
 async fn write(
-    clients: Clients,
+    mut ways: Ways,
     (writer, from): (usize, u64),
     rest: Duration,
     acknowledged: Arc<AtomicU64>,
@@ -127,12 +188,8 @@ async fn write(
         }
         let key = format!("load/{writer}/{number}");
         let began = Instant::now();
-        let mut put = clients.home.kv.put(key.clone(), value.clone()).await;
-        if matches!(put, Err(Error::Unreachable(_))) {
-            put = clients.any.kv.put(key.clone(), value.clone()).await;
-        }
-        match put {
-            Ok(_) => {
+        match ways.put(key.clone(), value.clone()).await {
+            Ok(()) => {
                 let now = Instant::now();
                 written.acknowledgements.push(now);
                 written.latencies.push(now - began);
@@ -204,7 +261,7 @@ impl Written {
     /// If it is not so.
     pub fn must_be_there(&self, cluster: &Cluster) {
         let runtime = Runtime::new().expect("a runtime");
-        for at in 0..SERVERS {
+        for at in cluster.running() {
             let _inside = runtime.enter();
             let client = Client::connect(&cluster.grpc(at).to_string()).expect("a client of an address");
             // The linearizable read first: it makes the server catch up.
@@ -223,7 +280,7 @@ impl Written {
                     .filter(|key| !self.acknowledged.contains(*key) && !self.unknown.contains(*key))
                     .take(5)
                     .collect();
-                let who = format!("n{}, {mode} read", at + 1);
+                let who = format!("{}, {mode} read", cluster.name(at));
                 assert!(lost.is_empty(), "{who}: acknowledged and lost: {lost:?}");
                 assert!(risen.is_empty(), "{who}: failed and there: {risen:?}");
                 assert!(whence.is_empty(), "{who}: never written: {whence:?}");

@@ -109,6 +109,7 @@ pub(crate) fn faults(workspace: &Workspace) -> Vec<Stage> {
             "powercut_storage",
             "crash",
             "failover",
+            "life",
             "slow_disk",
             "starved",
             "runbooks",
