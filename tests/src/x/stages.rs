@@ -174,13 +174,18 @@ fn must_be_root() -> Result<(), String> {
 /// once (the clock of a deposed leader, entries that a failed log never held) or were void.
 const SEEDS: &str = "1..101,108,200,890,968";
 
+/// Those that are run while members come and go.
+const LIVELY_SEEDS: &str = "1..41";
+
 /// The simulation, and the proof that it repeats.
 pub(crate) fn sim(workspace: &Workspace) -> Vec<Stage> {
     let mut test = simulated(workspace, ["test", "--profile", "sim", "-p", "spine-tests"]);
     test.args(["--test", "sim_repeats"]);
     let seeds = ["--seeds", SEEDS].map(str::to_owned);
+    let lively = ["--life", "--seeds", LIVELY_SEEDS].map(str::to_owned);
     let mut stages = vec![Stage::tests("sim, repetition", test)];
     stages.extend(simulate(workspace, &seeds));
+    stages.extend(simulate(workspace, &lively));
     stages
 }
 
