@@ -13,7 +13,7 @@
 //! | rules | since | brought |
 //! |---|---|---|
 //! | 1 | 0.1.0 | all that is not below |
-//! | 2 | 0.3.0 | transactions over the catalog: [`Command::CatalogTxn`] |
+//! | 2 | 0.3.0 | transactions over the catalog: [`Command::CatalogTxn`]; what is on a removed server's node is taken over: `DESERTED_NODES` |
 
 use crate::{
     command::{Command, Entry},
@@ -23,6 +23,9 @@ use crate::{
 
 /// The newest rules that this release knows.
 pub const RULES_KNOWN: u32 = 2;
+
+/// The rules that brought that the node of a removed server, with something on it, is remembered as such.
+pub(crate) const DESERTED_NODES: u32 = 2;
 
 impl Command {
     /// The rules that brought it.

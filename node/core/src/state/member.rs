@@ -18,6 +18,7 @@ use crate::{
     limits,
     member::Liveness,
     outcome::{Outcome, Rejection},
+    rules::DESERTED_NODES,
     writer::Writer,
 };
 
@@ -126,12 +127,12 @@ impl State {
         let node = name.clone();
         let id = InstanceId::parse(SERVER_INSTANCE)?;
         self.remove_instance(w, &InstanceKey { node, id });
-        let deserted = !self.is_bare(name);
-        if !deserted {
+        let is_bare = self.is_bare(name);
+        if is_bare {
             self.remove_node(w, name);
         }
         self.members.remove(name);
-        if deserted {
+        if !is_bare && self.rules >= DESERTED_NODES {
             // This row tells the node from one that never was a server's.
             let row = Liveness {
                 status: MemberStatus::Failed,

@@ -167,7 +167,7 @@ impl Model {
         }
     }
 
-    fn rules(&self) -> u32 {
+    pub(super) fn rules(&self) -> u32 {
         self.raised.unwrap_or(1)
     }
 

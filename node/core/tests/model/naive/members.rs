@@ -82,7 +82,7 @@ impl Model {
                 .values_mut()
                 .for_each(|server| server.changed = index);
             let failed = self.members.remove(name).is_some_and(|server| server.failed);
-            if !bare {
+            if !bare && self.rules() >= 2 {
                 let server = Server {
                     failed: true,
                     since: self.now,
