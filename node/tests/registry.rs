@@ -14,8 +14,8 @@ use std::{
 use spine_api::{AdminCommand, Consistency, Context, Error, Registry};
 use spine_core::{
     CheckDefinition, CheckId, CheckKind, CheckUpdate, Command, Dialect, ExistingChecks, GetKey, InstanceId,
-    InstanceKey, LeaseGrant, LeaseId, NodeName, Outcome, Query, Register, Renewal, Renewed, Scope, Service,
-    ServiceName, Status, Thresholds, Ttl, UpdateSource, WallTime, Weights,
+    InstanceKey, LeaseGrant, LeaseId, NodeName, Outcome, Query, RULES_KNOWN, Register, Renewal, Renewed,
+    Scope, Service, ServiceName, Status, Thresholds, Ttl, UpdateSource, WallTime, Weights,
 };
 use spine_node::{
     Node, World, limits,
@@ -89,10 +89,15 @@ fn report(status: Status) -> Command {
     })
 }
 
-/// Waits until the node has announced itself: then its catalog node is there.
+/// Waits until the node has announced itself, and nothing more of its own is to come: its catalog node is there, and the
+/// newest rules are in force.
 async fn announced(registry: &dyn Registry) {
     let until = Instant::now() + Duration::from_secs(10);
-    while registry.view(&cx()).await.unwrap().members().next().is_none() {
+    loop {
+        let state = registry.view(&cx()).await.unwrap();
+        if state.members().next().is_some() && state.rules() == RULES_KNOWN {
+            return;
+        }
         assert!(Instant::now() < until, "the node announces itself");
         tokio::task::yield_now().await;
     }
