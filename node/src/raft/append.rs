@@ -94,7 +94,7 @@ impl Session {
         let pump = requests
             .map(move |request| {
                 passed_on.lock().push_back(Instant::now());
-                Ok(rpc::append_message(request, header.take(), told.present()))
+                Ok(rpc::append_message(request, header.take(), &told))
             })
             .forward(to_peer);
         let (link, mut client) = way.client(Lane::Raft);

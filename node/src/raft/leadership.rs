@@ -1,13 +1,6 @@
 //! Who leads, as this node sees it, and what leader and followers tell each other beside the log.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use openraft::{Instant as _, ServerState, async_runtime::watch::WatchReceiver};
 use parking_lot::Mutex;
@@ -45,8 +38,8 @@ pub struct Leader {
 /// What servers tell each other with entries and heartbeats, shared by the network, the port and the registry.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    /// This node's cluster time in milliseconds, while it leads.
-    present_ms: AtomicU64,
+    /// The term that this node leads or led last, and its cluster time in milliseconds then.
+    present: Mutex<(u64, u64)>,
     heard: Mutex<Option<Heard>>,
 }
 
@@ -61,9 +54,14 @@ struct Heard {
 }
 
 impl Told {
-    /// The cluster time to send along.
-    pub(super) fn present(&self) -> u64 {
-        self.present_ms.load(Ordering::Relaxed)
+    /// The cluster time to send along as the leader of `term`.
+    ///
+    /// What this node told as the leader of an earlier term is not told again: see [`hear_leader`](Self::hear_leader).
+    pub(super) fn present(&self, term: u64) -> u64 {
+        match *self.present.lock() {
+            (of, time_ms) if of == term => time_ms,
+            _ => 0,
+        }
     }
 
     /// The leader of `term` spoke, at its cluster time.
@@ -166,9 +164,9 @@ impl Consensus {
         Time(self.told.heard_ms())
     }
 
-    /// The leader's cluster time, sent along with entries and heartbeats from now on.
-    pub fn tell_time(&self, time: Time) {
-        self.told.present_ms.store(time.0, Ordering::Relaxed);
+    /// The cluster time of the leader of `term`, sent along with its entries and heartbeats from now on.
+    pub fn tell_time(&self, term: u64, time: Time) {
+        *self.told.present.lock() = (term, time.0);
     }
 
     /// From now on this node campaigns when it hears of no leader: [`Gate::may_vote`] has become
@@ -324,5 +322,13 @@ mod tests {
         told.hear_leader(2, 6_000);
         told.hear_leader(1, 9_100);
         assert_eq!(told.heard_ms(), 6_000);
+    }
+
+    #[test]
+    fn a_leader_that_leads_again_does_not_tell_the_time_of_its_earlier_term() {
+        let told = Told::default();
+        *told.present.lock() = (1, 9_000);
+        assert_eq!(told.present(1), 9_000);
+        assert_eq!(told.present(3), 0, "its clock of term 3 has not begun");
     }
 }

@@ -161,7 +161,7 @@ impl Way {
         request: AppendEntriesRequest<Types>,
         within: Duration,
     ) -> Result<StreamAppendResult<Types>, Failure> {
-        let message = rpc::append_message(request, Some(self.header()), self.network.told.present());
+        let message = rpc::append_message(request, Some(self.header()), &self.network.told);
         let answer = self
             .call(
                 within,

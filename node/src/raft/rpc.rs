@@ -11,6 +11,7 @@ use openraft::{
 use spine_proto::internal::v1 as proto;
 
 use super::{
+    leadership::Told,
     types::{LogEntry, LogId, Payload, RaftVote, Types},
     wire::{
         Malformed, membership_message, message_membership, message_position, message_vote, position_message,
@@ -22,15 +23,15 @@ use super::{
 pub(super) fn append_message(
     request: AppendEntriesRequest<Types>,
     header: Option<proto::Header>,
-    cluster_time_ms: u64,
+    told: &Told,
 ) -> proto::AppendRequest {
     proto::AppendRequest {
         header,
+        cluster_time_ms: told.present(request.vote.leader_id.term),
         vote: Some(vote_message(&request.vote)),
         prev_log_id: request.prev_log_id.as_ref().map(position_message),
         entries: request.entries.into_iter().map(entry_message).collect(),
         leader_commit: request.leader_commit.as_ref().map(position_message),
-        cluster_time_ms,
     }
 }
 
@@ -236,7 +237,7 @@ mod tests {
             ],
             leader_commit: None,
         };
-        let back = message_append(append_message(request.clone(), None, 77)).unwrap();
+        let back = message_append(append_message(request.clone(), None, &Told::default())).unwrap();
         assert_eq!(back.vote, request.vote);
         assert_eq!(back.prev_log_id, request.prev_log_id);
         assert_eq!(back.entries, request.entries);

@@ -79,7 +79,9 @@ pub(super) struct Leading {
     members: BTreeSet<u64>,
     /// When it is looked again who was heard.
     listen_at: Duration,
+    /// This node, and the term that it leads.
     node: u64,
+    term: u64,
     entry_bytes_max: u64,
     in_flight: usize,
     renewals_in_flight: bool,
@@ -92,13 +94,13 @@ pub(super) struct Leading {
 }
 
 impl Leading {
-    /// Begins to lead at `time`.
+    /// Begins to lead `term` at `time`.
     pub(super) fn begin(
         consensus: Arc<Consensus>,
         hub: Arc<Hub>,
         clock: Arc<dyn Clock>,
         time: ClusterClock,
-        node: u64,
+        (node, term): (u64, u64),
         policy: Policy,
         entry_bytes_max: u64,
     ) -> Self {
@@ -115,6 +117,7 @@ impl Leading {
             members: BTreeSet::new(),
             listen_at: now,
             node,
+            term,
             entry_bytes_max,
             in_flight: 0,
             renewals_in_flight: false,
@@ -126,6 +129,8 @@ impl Leading {
     }
 
     /// Makes entries of what comes until another leads, or nobody can ask any more.
+    ///
+    /// Until this node leads another term, too: another leader's clock came between, and this one may be ahead of it.
     pub(super) async fn run(
         mut self,
         queue: &mut Queue,
@@ -135,7 +140,11 @@ impl Leading {
         let mut turn = tokio::time::interval(TURN_EVERY);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if leads.borrow_and_update().as_ref().map(|leader| leader.id) != Some(self.node) {
+            let leads_now = leads
+                .borrow_and_update()
+                .as_ref()
+                .map(|leader| (leader.id, leader.term));
+            if leads_now != Some((self.node, self.term)) {
                 return Over::NotLeading;
             }
             queue.take_in();
@@ -258,7 +267,7 @@ impl Leading {
             .map_or(0, |position| position.index);
         let lags = self.lag.look(self.consensus.committed(), applied, now);
         self.time.turn(now, lags);
-        self.consensus.tell_time(self.time.stamp());
+        self.consensus.tell_time(self.term, self.time.stamp());
         now
     }
 

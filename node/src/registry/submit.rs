@@ -55,7 +55,7 @@ impl Submitter {
         loop {
             let leader = leads.borrow_and_update().clone();
             let over = match leader {
-                Some(leader) if leader.id == self.node => self.lead(&mut leads).await,
+                Some(leader) if leader.id == self.node => self.lead(leader.term, &mut leads).await,
                 Some(leader) => self.follower.run(&mut self.queue, leader, &mut leads).await,
                 None => wait(&mut self.queue, &mut leads).await,
             };
@@ -65,8 +65,8 @@ impl Submitter {
         }
     }
 
-    async fn lead(&mut self, leads: &mut watch::Receiver<Option<Leader>>) -> Over {
-        match self.take_lead(leads).await {
+    async fn lead(&mut self, term: u64, leads: &mut watch::Receiver<Option<Leader>>) -> Over {
+        match self.take_lead(term, leads).await {
             Ok(leading) => {
                 let over = leading
                     .run(&mut self.queue, leads, &mut self.follower.numbering)
@@ -79,7 +79,11 @@ impl Submitter {
     }
 
     /// Waits until all that earlier leaders may have proposed is applied: the state then has the greatest stamp.
-    async fn take_lead(&mut self, leads: &mut watch::Receiver<Option<Leader>>) -> Result<Leading, Over> {
+    async fn take_lead(
+        &mut self,
+        term: u64,
+        leads: &mut watch::Receiver<Option<Leader>>,
+    ) -> Result<Leading, Over> {
         let confirmed = async {
             let index = self
                 .consensus
@@ -117,7 +121,7 @@ impl Submitter {
             self.hub.clone(),
             self.clock.clone(),
             ClusterClock::start(time, self.clock.monotonic()),
-            self.node,
+            (self.node, term),
             self.policy,
             self.entry_bytes_max,
         ))
