@@ -274,14 +274,7 @@ impl Node {
         let (opened, links) = (started.opened, started.links);
         let (services, gate, lodging) = (started.services, started.gate, started.lodging);
         let (boot_number, founding) = (opened.starts.present().number, begins(&opened, settings.this()));
-        let Opened {
-            lock,
-            identity,
-            log,
-            checkpoints,
-            loaded,
-            ..
-        } = opened;
+        let (identity, log, loaded) = (opened.identity, opened.log, opened.loaded);
         let hub = Arc::new(Hub::new(loaded.applied.state.clone()));
         let (hand_over_state, received) = mpsc::channel(STATES_RECEIVED_MAX);
         let marks = Arc::new(Marks::default());
@@ -325,7 +318,7 @@ impl Node {
         answer_nodes(&services, identity, &gate, &registry, &members, told);
         let keeper = Keeper {
             consensus: consensus.clone(),
-            checkpoints,
+            checkpoints: opened.checkpoints,
             identity,
             log: log.clone(),
             newest: Newest::of(&loaded),
@@ -362,7 +355,7 @@ impl Node {
             boot_number,
             fatal,
             stop_keeping,
-            _lock: lock,
+            _lock: opened.lock,
         })
     }
 
