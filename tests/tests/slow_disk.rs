@@ -4,7 +4,6 @@
 //! Needs root: run by `cargo x faults`.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
-#![expect(clippy::print_stdout, reason = "its figures are part of what it shows")]
 
 use std::{
     fs,
