@@ -26,6 +26,9 @@ use crate::{
     storage::log::{LogError, LogOptions},
 };
 
+/// How often each of the other servers is asked whether it runs: one that is slow isn't taken for dead.
+const ASKED_TIMES: u32 = 4;
+
 /// Go on with the data of one stopped server as a new cluster, when most voters are lost for good.
 ///
 /// What only the lost ones had is lost. First inspect every server that is left, and take the one whose log goes furthest.
@@ -148,10 +151,17 @@ async fn nobody_answers(world: &World, me: &Survivor) -> Result<(), Failure> {
         .collect();
     let asked = places.into_iter().map(|place| {
         let links = &links;
-        async move { (place, hello::who_is_at(links, place).await) }
+        async move {
+            for _ in 0..ASKED_TIMES {
+                if let Ok(other) = hello::who_is_at(links, place).await {
+                    return (place, Some(other));
+                }
+            }
+            (place, None)
+        }
     });
     for (place, answer) in futures::future::join_all(asked).await {
-        if let Ok(other) = answer
+        if let Some(other) = answer
             && other
                 .founding
                 .as_ref()
