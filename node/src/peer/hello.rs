@@ -403,8 +403,13 @@ fn read_answer(message: proto::HelloResponse) -> Result<Answer, Malformed> {
 pub async fn who_is_at(links: &Links, address: &str) -> Result<Introduction, String> {
     let link = links.get(Lane::Hello, address);
     let mut client = HelloClient::new(link.channel.clone()).max_decoding_message_size(HELLO_BYTES_MAX);
+    let own = Release::own();
     let request = proto::HelloRequest {
-        me: Some(proto::Introduction::default()),
+        me: Some(proto::Introduction {
+            rules: own.rules,
+            version: own.version,
+            ..proto::Introduction::default()
+        }),
         durable: Some(proto::Durable {
             boot: Some(proto::Boot::default()),
             ..proto::Durable::default()
