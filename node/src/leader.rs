@@ -7,7 +7,7 @@ mod history;
 mod roll;
 mod rules;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use spine_core::{Command, MemberName, MemberStatus, State, Time};
 
@@ -51,8 +51,8 @@ pub struct View<'a> {
     pub lags: bool,
     /// When each server was heard.
     pub heard: &'a Heard,
-    /// The members by the log, those included that are about to come or go; empty: not known.
-    pub members: &'a BTreeSet<u64>,
+    /// The names of the members by the log, those included that are about to come or go; empty: not known.
+    pub members: &'a BTreeMap<u64, String>,
 }
 
 /// Something that a leader must do now.
@@ -173,6 +173,8 @@ impl Duties {
 }
 
 /// A server in the state that the log names a member no longer: it was one when it came into the state.
+///
+/// Not one whose place another of its name has taken: that one's row replaces it, with all that hangs on it.
 fn removed(view: View<'_>) -> Option<MemberName> {
     if view.members.is_empty() {
         return None;
@@ -180,7 +182,8 @@ fn removed(view: View<'_>) -> Option<MemberName> {
     let mut gone = view
         .state
         .members()
-        .filter(|member| !view.members.contains(&member.id));
+        .filter(|member| !view.members.contains_key(&member.id))
+        .filter(|member| view.members.values().all(|name| *name != member.name.as_str()));
     gone.next().map(|member| MemberName {
         name: member.name.clone(),
         id: member.id,
@@ -194,7 +197,7 @@ mod tests {
     use super::*;
 
     static NOBODY: Heard = Heard::new();
-    static NOT_KNOWN: BTreeSet<u64> = BTreeSet::new();
+    static NOT_KNOWN: BTreeMap<u64, String> = BTreeMap::new();
 
     fn applied(commands: impl IntoIterator<Item = Command>) -> State {
         let mut state = State::new();
@@ -374,12 +377,23 @@ mod tests {
     fn a_server_that_the_log_names_no_longer_goes() {
         let state = applied([Command::MemberUp(member())]);
         let mut duties = duties();
-        for members in [BTreeSet::new(), BTreeSet::from([1, 2])] {
+        let named = |members: &[(u64, &str)]| -> BTreeMap<_, _> {
+            members
+                .iter()
+                .map(|(id, name)| (*id, (*name).to_owned()))
+                .collect()
+        };
+        // Nothing is known, or it is one, or another of its name has come in its place and has not said so yet.
+        for members in [
+            named(&[]),
+            named(&[(1, "n1"), (2, "n2")]),
+            named(&[(1, "n1"), (3, "n2")]),
+        ] {
             let members = &members;
             let view = view(&state, 50);
             assert_eq!(duties.due(View { members, ..view }), None);
         }
-        let members = &BTreeSet::from([1]);
+        let members = &named(&[(1, "n1")]);
         let due = duties.due(View {
             members,
             ..view(&state, 100)

@@ -74,7 +74,7 @@ impl Raising {
 
 /// The greatest rules that every member knows; 0 while one is lost, or hasn't said yet what it knows.
 fn known_by_all(view: View<'_>) -> u32 {
-    let known = view.members.iter().map(|id| known_by(view.state, *id));
+    let known = view.members.keys().map(|id| known_by(view.state, *id));
     known.min().unwrap_or(0)
 }
 
@@ -86,7 +86,7 @@ fn known_by(state: &State, id: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
 
     use spine_core::{Command, Entry, Member, MemberReport, NodeName, Request, Time, WallTime};
 
@@ -139,7 +139,7 @@ mod tests {
     fn raised(
         hold: RulesHold,
         mut state: State,
-        members: &BTreeSet<u64>,
+        members: &BTreeMap<u64, String>,
         mut change: impl FnMut(u64, &mut State),
     ) -> Option<(u64, u32)> {
         let mut raising = Raising::new(hold);
@@ -158,8 +158,12 @@ mod tests {
         })
     }
 
-    fn three() -> BTreeSet<u64> {
-        BTreeSet::from([1, 2, 3])
+    fn named(ids: impl IntoIterator<Item = u64>) -> BTreeMap<u64, String> {
+        ids.into_iter().map(|id| (id, format!("n{id}"))).collect()
+    }
+
+    fn three() -> BTreeMap<u64, String> {
+        named([1, 2, 3])
     }
 
     #[test]
@@ -206,9 +210,9 @@ mod tests {
                 runs(state, 4, 3);
             }
         };
-        let four = BTreeSet::from([1, 2, 3, 4]);
+        let four = named([1, 2, 3, 4]);
         assert_eq!(raised(hold, all_run(2), &four, comes), Some((160, 2)));
-        assert_eq!(raised(hold, all_run(2), &BTreeSet::new(), |_, _| {}), None);
+        assert_eq!(raised(hold, all_run(2), &BTreeMap::new(), |_, _| {}), None);
     }
 
     #[test]

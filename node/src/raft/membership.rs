@@ -160,12 +160,12 @@ impl Consensus {
         })
     }
 
-    /// The members, those included that are about to come or to go.
-    pub fn member_ids(&self) -> BTreeSet<u64> {
+    /// The names of the members by their ids, those included that are about to come or to go.
+    pub fn member_names(&self) -> BTreeMap<u64, String> {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let rosters = [metrics.membership_config, metrics.committed_membership_config];
-        let ids = rosters.iter().flat_map(|roster| roster.nodes());
-        ids.map(|(id, _)| *id).collect()
+        let members = rosters.iter().flat_map(|roster| roster.nodes());
+        members.map(|(id, peer)| (*id, peer.name.clone())).collect()
     }
 
     /// The members by the newest entry that is known to be committed.

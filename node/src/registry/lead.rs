@@ -5,7 +5,7 @@
 //! once; renewals have at most one of them, so that under load each carries all that came meanwhile, here and at the
 //! other servers.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use spine_api::{Error, hub::Hub};
@@ -76,7 +76,7 @@ pub(super) struct Leading {
     lag: Lag,
     duties: Duties,
     heard: Heard,
-    members: BTreeSet<u64>,
+    members: BTreeMap<u64, String>,
     /// When it is looked again who was heard.
     listen_at: Duration,
     /// This node, and the term that it leads.
@@ -114,7 +114,7 @@ impl Leading {
             lag: Lag::default(),
             duties: Duties::new(node, policy, now),
             heard: Heard::new(),
-            members: BTreeSet::new(),
+            members: BTreeMap::new(),
             listen_at: now,
             node,
             term,
@@ -281,7 +281,7 @@ impl Leading {
         self.heard = contacts
             .filter_map(|(id, ago)| Some((id, now.saturating_sub(ago?))))
             .collect();
-        self.members = self.consensus.member_ids();
+        self.members = self.consensus.member_names();
     }
 
     async fn do_duties(&mut self, queue: &Queue) {
