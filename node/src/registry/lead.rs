@@ -156,7 +156,7 @@ impl Leading {
             }
             let held_until = self.held_until;
             // While there is none, what comes waits where it is, and nothing here turns for it.
-            let has_room = self.in_flight < ENTRIES_IN_FLIGHT_MAX && held_until.is_none();
+            let has_room = self.has_room();
             tokio::select! {
                 biased;
                 Some(landed) = self.landings.recv() => self.land(landed),
@@ -168,11 +168,16 @@ impl Leading {
         }
     }
 
+    /// Whether another entry may be proposed now.
+    fn has_room(&self) -> bool {
+        self.in_flight < ENTRIES_IN_FLIGHT_MAX && self.held_until.is_none()
+    }
+
     /// Sends entries while there are commands and room in flight.
     async fn send_commands(&mut self, queue: &mut Queue, numbering: &mut Numbering) {
         let bytes_max = self.entry_bytes_max - ENTRY_OVERHEAD;
         let session = self.session(queue, numbering).await;
-        while self.in_flight < ENTRIES_IN_FLIGHT_MAX && self.held_until.is_none() {
+        while self.has_room() {
             if let Some(session) = &session {
                 let next = queue.commands.iter_mut().take(limits::ENTRY_REQUESTS_MAX);
                 // Those for which there is no number go without.
@@ -203,7 +208,7 @@ impl Leading {
     /// The session in which what this node's own clients ask is numbered, if another node might lead next: it is sent there,
     /// should this one lose its lead. Nothing waits for a session that is being opened.
     async fn session(&mut self, queue: &Queue, numbering: &mut Numbering) -> Option<Arc<Session>> {
-        if queue.commands.is_empty() || self.members.len() < 2 {
+        if queue.commands.is_empty() || self.members.len() < 2 || !self.has_room() {
             return None;
         }
         match self.opening.as_mut().map(oneshot::Receiver::try_recv) {
