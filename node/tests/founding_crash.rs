@@ -15,32 +15,18 @@ use spine_node::{
         starts::Boot,
     },
     storage::{log::LogHooks, memory::MemoryEngine, segment::LogOptions},
-    world::{
-        files::Files,
-        lock::{DirLock, DirLocks},
-    },
+    world::files::Files,
 };
 
 #[path = "../../tests/src/disk.rs"]
 #[allow(unreachable_pub, dead_code)]
 mod disk;
 
-use disk::{Faults, Rng, SimDisk};
+use disk::{Faults, Rng, SimDisk, Unlocked};
 
 const DIR: &str = "/data";
 /// Each step is cut so often, as each time the disk keeps something else of what was not flushed.
 const CUTS: u64 = 8;
-
-#[derive(Debug)]
-struct Unlocked;
-
-impl DirLock for Unlocked {}
-
-impl DirLocks for Unlocked {
-    fn lock(&self, _: &Path) -> io::Result<Box<dyn DirLock>> {
-        Ok(Box::new(Self))
-    }
-}
 
 /// What is left of a server between its lives.
 #[derive(Default)]

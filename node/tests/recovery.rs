@@ -25,17 +25,14 @@ use spine_node::{
         memory::MemoryEngine,
         segment::LogOptions,
     },
-    world::{
-        files::{Files, Open},
-        lock::{DirLock, DirLocks},
-    },
+    world::files::{Files, Open},
 };
 
 #[path = "../../tests/src/disk.rs"]
 #[allow(unreachable_pub, dead_code)]
 mod disk;
 
-use disk::{Rng, SimDisk};
+use disk::{Rng, SimDisk, Unlocked};
 
 const DIR: &str = "/data";
 /// Entries in the log; the last few are not known to be committed.
@@ -43,17 +40,6 @@ const ENTRIES: u64 = 20;
 const COMMITTED: u64 = 17;
 /// Each step is cut so often, as each time the disk keeps something else of what was not flushed.
 const CUTS: u64 = 6;
-
-#[derive(Debug)]
-struct Unlocked;
-
-impl DirLock for Unlocked {}
-
-impl DirLocks for Unlocked {
-    fn lock(&self, _: &Path) -> io::Result<Box<dyn DirLock>> {
-        Ok(Box::new(Self))
-    }
-}
 
 /// What is left of a server between its lives. Its checkpoints are in memory, and a file in their directory says which they
 /// are, so that they go where the directory goes.

@@ -3,21 +3,15 @@
 //! Each writer owns one key and raises the number in it by one with every write. So after a crash one number tells all:
 //! it must not lie below the last one acknowledged, nor above the last one attempted.
 
-use std::{fmt, io, path::Path, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use spine_node::{
     NodeSettings, World,
     storage::{memory::MemoryEngine, segment::LogOptions},
-    world::{
-        RaftHome,
-        clock::OsClock,
-        lock::{DirLock, DirLocks},
-        net::OsNet,
-        rng::OsRng,
-    },
+    world::{RaftHome, clock::OsClock, net::OsNet, rng::OsRng},
 };
 
-use crate::disk::{Rng, SimDisk};
+use crate::disk::{Rng, SimDisk, Unlocked};
 
 /// What one writer knows of its key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,18 +130,6 @@ impl Remains {
             disk: self.disk.after_crash(rng),
             engine: self.engine.clone(),
         }
-    }
-}
-
-/// Nobody else is on a disk in memory.
-#[derive(Debug)]
-struct Unlocked;
-
-impl DirLock for Unlocked {}
-
-impl DirLocks for Unlocked {
-    fn lock(&self, _: &Path) -> io::Result<Box<dyn DirLock>> {
-        Ok(Box::new(Self))
     }
 }
 

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use spine_node::world::files::{File, Files, Open};
+use spine_node::world::lock::{DirLock, DirLocks};
 
 /// Faults that stay on until they are taken away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -352,6 +353,18 @@ impl State {
         change.apply(&mut self.names);
         self.changes.push(change);
         if crashes { Err(power_is_off()) } else { Ok(()) }
+    }
+}
+
+/// The locks of directories on it: nobody else is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Unlocked;
+
+impl DirLock for Unlocked {}
+
+impl DirLocks for Unlocked {
+    fn lock(&self, _: &Path) -> io::Result<Box<dyn DirLock>> {
+        Ok(Box::new(Self))
     }
 }
 

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -21,9 +20,8 @@ use spine_node::storage::memory::MemoryEngine;
 use spine_node::storage::segment::{Driver, Opened};
 use spine_node::world::RaftHome;
 use spine_node::world::clock::Clock;
-use spine_node::world::lock::{DirLock, DirLocks};
 use spine_node::world::net::{Listener, Net, Stream};
-use spine_tests::disk::{Rng, SimDisk};
+use spine_tests::disk::{Rng, SimDisk, Unlocked};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use turmoil::net::{TcpListener, TcpStream};
@@ -318,18 +316,6 @@ impl Listener for SimListener {
 
     fn address(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
-    }
-}
-
-/// Nobody else is on a disk in memory.
-#[derive(Debug)]
-struct Unlocked;
-
-impl DirLock for Unlocked {}
-
-impl DirLocks for Unlocked {
-    fn lock(&self, _: &Path) -> io::Result<Box<dyn DirLock>> {
-        Ok(Box::new(Self))
     }
 }
 
