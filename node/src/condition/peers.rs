@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use spine_proto::internal::v1::{
     self as proto,
@@ -16,7 +15,7 @@ use super::{Answer, Condition, Pace};
 use crate::{
     limits,
     peer::{Lane, Links},
-    raft::{Consensus, Gate, Peer, admit, identity::Identity},
+    raft::{Consensus, Gate, Peer, admit, header, identity::Identity},
 };
 
 /// A peer gets so long to answer; if it doesn't it is asked again in the next round.
@@ -116,13 +115,9 @@ impl Asking {
         let link = self.links.get(Lane::Hello, &address);
         let mut client =
             ConditionClient::new(link.channel.clone()).max_decoding_message_size(limits::CONDITION_BYTES_MAX);
-        let header = proto::Header {
-            cluster_id: Bytes::copy_from_slice(&self.identity.cluster.0.to_be_bytes()),
-            from: self.identity.node,
-            to: id,
-            boot: self.boot_number,
+        let request = proto::AskRequest {
+            header: Some(header(self.identity, self.boot_number, id)),
         };
-        let request = proto::AskRequest { header: Some(header) };
         let clock = &*self.condition.clock;
         let began = clock.monotonic();
         match timeout(ANSWER_WITHIN, client.ask(request)).await {

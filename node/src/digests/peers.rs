@@ -18,7 +18,7 @@ use crate::{
     limits::DIGESTS_BYTES_MAX,
     metrics_sink::NodeMetrics,
     peer::{Lane, Links},
-    raft::{Consensus, Gate, Peer, admit, identity::Identity},
+    raft::{Consensus, Gate, Peer, admit, header, identity::Identity},
 };
 
 /// How often the others are asked, if there is anything to compare.
@@ -88,12 +88,7 @@ impl Asking {
         let mut client =
             DigestsClient::new(link.channel.clone()).max_decoding_message_size(DIGESTS_BYTES_MAX);
         let request = proto::MarksRequest {
-            header: Some(proto::Header {
-                cluster_id: Bytes::copy_from_slice(&self.identity.cluster.0.to_be_bytes()),
-                from: self.identity.node,
-                to: id,
-                boot: self.boot_number,
-            }),
+            header: Some(header(self.identity, self.boot_number, id)),
             after: after.0,
         };
         match timeout(ANSWER_WITHIN, client.marks(request)).await {

@@ -11,7 +11,7 @@ use super::{CallError, Way};
 use crate::{
     limits,
     peer::{Lane, Links},
-    raft::{Leader, ReadError, identity::Identity},
+    raft::{Leader, ReadError, header, identity::Identity},
 };
 
 /// Calls of this node to whoever leads.
@@ -40,12 +40,7 @@ impl Remote {
     }
 
     fn header(&self, to: &Leader) -> proto::Header {
-        proto::Header {
-            cluster_id: self.identity.cluster.0.to_be_bytes().to_vec().into(),
-            from: self.identity.node,
-            to: to.id,
-            boot: self.boot_number,
-        }
+        header(self.identity, self.boot_number, to.id)
     }
 
     async fn call<T, F>(

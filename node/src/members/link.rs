@@ -13,7 +13,7 @@ use tonic::{Response, Status, transport::Channel};
 use crate::{
     limits::MEMBERSHIP_BYTES_MAX,
     peer::{Lane, Links},
-    raft::{Leader, Peer, identity::Identity, roster::Roster, wire},
+    raft::{Leader, Peer, header, identity::Identity, roster::Roster, wire},
 };
 
 /// A change takes one entry or two, and a hop to the leader before it.
@@ -122,14 +122,8 @@ pub(super) async fn remove(
     name: &str,
     forced: bool,
 ) -> Result<Removed, String> {
-    let header = proto::Header {
-        cluster_id: identity.cluster.0.to_be_bytes().to_vec().into(),
-        from: identity.node,
-        to: leader.id,
-        boot: boot_number,
-    };
     let request = proto::RemoveRequest {
-        header: Some(header),
+        header: Some(header(identity, boot_number, leader.id)),
         name: name.to_owned(),
         force: forced,
     };

@@ -34,6 +34,16 @@ pub trait Gate: Send + Sync + Debug {
     fn rules_are(&self, rules: u32);
 }
 
+/// Who asks whom: what the other's [`admit`] judges.
+pub fn header(own: Identity, boot_number: u64, to: u64) -> proto::Header {
+    proto::Header {
+        cluster_id: own.cluster.to_bytes(),
+        from: own.node,
+        to,
+        boot: boot_number,
+    }
+}
+
 /// Whether `identity` is meant, by somebody whom it hears.
 pub fn admit(identity: Identity, gate: &dyn Gate, header: Option<&proto::Header>) -> Result<(), Status> {
     let header = header.ok_or_else(|| Status::invalid_argument("a request without a header"))?;

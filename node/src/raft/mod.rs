@@ -65,7 +65,7 @@ use self::{
     types::{Answer, Payload, SnapshotMeta, Types},
 };
 pub use self::{
-    gate::{Gate, OpenGate, Refusal, admit},
+    gate::{Gate, OpenGate, Refusal, admit, header},
     leadership::{Leader, TransferError},
     membership::{Change, ChangeError, Composition, Phase, Standing},
     server::{Answering, RaftService},

@@ -23,7 +23,7 @@ use tokio::{runtime::Handle, task::JoinSet, time::timeout};
 use tonic::{Response, Status, transport::Channel};
 
 use super::{
-    append,
+    append, gate,
     identity::Identity,
     leadership::Told,
     rpc,
@@ -108,13 +108,7 @@ pub(super) enum Failure {
 impl Way {
     /// Who to whom.
     pub(super) fn header(&self) -> proto::Header {
-        let Identity { cluster, node } = self.network.identity;
-        proto::Header {
-            cluster_id: cluster.0.to_be_bytes().to_vec().into(),
-            from: node,
-            to: self.target,
-            boot: self.network.boot_number,
-        }
+        gate::header(self.network.identity, self.network.boot_number, self.target)
     }
 
     /// A client on one of the lanes.
