@@ -13,7 +13,7 @@
 //! | rules | since | brought |
 //! |---|---|---|
 //! | 1 | 0.1.0 | all that is not below |
-//! | 2 | 0.3.0 | transactions over the catalog: [`Command::CatalogTxn`]; what is on a removed server's node is taken over: `DESERTED_NODES` |
+//! | 2 | 0.3.0 | transactions over the catalog: [`Command::CatalogTxn`]; what is on a removed server's node is taken over: `DESERTED_NODES`; a server that joins begins a new term with every check: `JOINING_BEGINS_TERM` |
 
 use crate::{
     command::{Command, Entry},
@@ -26,6 +26,9 @@ pub const RULES_KNOWN: u32 = 2;
 
 /// The rules that brought that the node of a removed server, with something on it, is remembered as such.
 pub(crate) const DESERTED_NODES: u32 = 2;
+
+/// The rules that brought that no assignment of a server's is one that an earlier server of its name had.
+pub(crate) const JOINING_BEGINS_TERM: u32 = 2;
 
 impl Command {
     /// The rules that brought it.

@@ -18,7 +18,7 @@ use crate::{
     limits,
     member::Liveness,
     outcome::{Outcome, Rejection},
-    rules::DESERTED_NODES,
+    rules::{DESERTED_NODES, JOINING_BEGINS_TERM},
     writer::Writer,
 };
 
@@ -78,7 +78,8 @@ impl State {
         self.register(w, &registration(member)?)?;
         let before = self.members.get(&member.name).cloned();
         let after = Arc::new(member.clone());
-        if before.is_none() {
+        let joins = before.is_none();
+        if joins {
             // One that was removed may be back.
             self.note_orphans(w, &member.name, MemberStatus::Alive);
         }
@@ -93,6 +94,9 @@ impl State {
             ));
         }
         self.set_liveness(w, &after, MemberStatus::Alive)?;
+        if joins && self.rules >= JOINING_BEGINS_TERM {
+            self.begin_term(w, &member.name);
+        }
         Ok(Outcome::MemberUp)
     }
 
@@ -162,13 +166,16 @@ impl State {
     fn begin_terms(&mut self, w: &Writer) {
         let names: Vec<_> = self.members().map(|member| member.name.clone()).collect();
         for name in names {
-            let index = w.index;
-            let row = Liveness {
-                index,
-                ..self.liveness_of(&name)
-            };
-            self.liveness.put(name, row);
+            self.begin_term(w, &name);
         }
+    }
+
+    fn begin_term(&mut self, w: &Writer, member: &NodeName) {
+        let row = Liveness {
+            index: w.index,
+            ..self.liveness_of(member)
+        };
+        self.liveness.put(member.clone(), row);
     }
 
     fn set_liveness(

@@ -167,7 +167,7 @@ impl Model {
         }
     }
 
-    pub(super) fn rules(&self) -> u32 {
+    pub(crate) fn rules(&self) -> u32 {
         self.raised.unwrap_or(1)
     }
 

@@ -15,7 +15,7 @@ pub(crate) struct Server {
     pub(crate) id: u64,
     pub(crate) failed: bool,
     pub(crate) since: u64,
-    /// When it was lost or came back last, or another was removed.
+    /// When it joined, was lost or came back last, or another was removed.
     pub(crate) changed: Index,
 }
 
@@ -46,10 +46,13 @@ impl Model {
             existing: ExistingChecks::Overwrite,
             heartbeat: None,
         })?;
+        let mut gone = self.gone.remove(&member.name).unwrap_or_default();
         if !self.members.contains_key(&member.name) {
             self.note_orphans(&member.name, false);
+            if self.rules() >= 2 {
+                gone.changed = Index(self.index);
+            }
         }
-        let gone = self.gone.remove(&member.name).unwrap_or_default();
         let server = self.members.entry(member.name.clone()).or_insert(gone);
         server.id = member.id;
         self.set_failed(&member.name, false);
