@@ -18,7 +18,7 @@ fn root() -> PathBuf {
 fn cargo(arguments: &[&str]) -> Done<Command> {
     let lock = root().join("examples/embedded/Cargo.lock");
     fs::copy(root().join("Cargo.lock"), lock)?;
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = crate::cargo::cargo();
     cargo.args(arguments).args(["--offline", "--manifest-path"]);
     cargo.arg(root().join("examples/embedded/Cargo.toml"));
     Ok(cargo)

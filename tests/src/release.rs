@@ -47,15 +47,12 @@ impl Release {
         let tree = place.join("tree");
         self.check_out(&tree);
         self.stamp(&tree);
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut cargo = crate::cargo::cargo();
         cargo
             .args(["build", "--package", "spine-node", "--bin", "spine"])
             .current_dir(&tree)
             .env("CARGO_TARGET_DIR", &place)
-            .env("CARGO_BUILD_BUILD_DIR", target())
-            // Of a test that cargo runs, these are about the crate of the test.
-            .env_remove("CARGO_MANIFEST_DIR")
-            .env_remove("CARGO_MANIFEST_PATH");
+            .env("CARGO_BUILD_BUILD_DIR", target());
         let built = cargo.status().expect("cargo starts");
         assert!(
             built.success(),

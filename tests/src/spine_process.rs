@@ -129,7 +129,7 @@ fn build() -> PathBuf {
         .ancestors()
         .find(|directory| directory.join("deps").is_dir())
         .expect("cargo puts tests below PROFILE/deps");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = crate::cargo::cargo();
     cargo.args(["build", "--package", "spine-node", "--bin", "spine"]);
     if profile.ends_with("release") {
         cargo.arg("--release");

@@ -4,173 +4,59 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{
-    fs::{self, File},
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    fs,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 use spine_client::{Client, Error, LeaseId, Topic, proto::LeaseGrantRequest};
-use spine_tests::{http, spine_process, wait};
+use spine_tests::{
+    http,
+    server::{self, REFUSED, Server},
+    spine_process, wait,
+};
 
 /// A start with an election, on a loaded machine.
 const READY_WITHIN: Duration = Duration::from_mins(2);
-/// What a command or a server ends with that is refused.
-const REFUSED: i32 = 4;
 /// What a command ends with that finds nothing.
 const NOT_FOUND: i32 = 3;
 
 /// Longer than the test, so that what is left of it tells when it was renewed.
 const LEASE_MS: u64 = 1_800_000;
 
-/// A server, running or not.
-struct Server {
-    name: &'static str,
-    place: PathBuf,
-    http: SocketAddr,
-    grpc: SocketAddr,
-    peer: SocketAddr,
-    child: Option<Child>,
+/// The index of a key, as Consul's API tells it.
+fn index(server: &Server, key: &str) -> u64 {
+    let answer = http::get(&format!("http://{}/v1/kv/{key}", server.http)).unwrap();
+    let index = answer.headers()["X-Consul-Index"].to_str().unwrap();
+    index.parse().unwrap()
 }
 
-impl Server {
-    fn new(place: &Path, name: &'static str) -> Self {
-        let place = place.join(name);
-        fs::create_dir_all(&place).unwrap();
-        Self {
-            name,
-            place,
-            http: spine_process::free_address(),
-            grpc: spine_process::free_address(),
-            peer: spine_process::free_address(),
-            child: None,
-        }
-    }
-
-    fn data(&self) -> PathBuf {
-        self.place.join("data")
-    }
-
-    fn start(&mut self, arguments: &[&str]) {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.place.join("log"));
-        let log = log.unwrap();
-        let child = Command::new(spine_process::binary())
-            .args(arguments)
-            .args(["--governance", "open", "--name", self.name])
-            .args(["--http-addr", &self.http.to_string()])
-            .args(["--grpc-addr", &self.grpc.to_string()])
-            .args(["--peer-addr", &self.peer.to_string()])
-            .arg("--data-dir")
-            .arg(self.data())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn();
-        self.child = Some(child.unwrap());
-    }
-
-    fn await_ready(&mut self) {
-        let url = format!("http://{}/readyz", self.http);
-        let what = format!("{} is ready", self.name);
-        wait::until_true(&what, READY_WITHIN, || {
-            if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
-                panic!("{} ended with {status}:\n{}", self.name, self.said());
-            }
-            http::is_ok(&url)
-        });
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
-    /// Waits until it has ended by itself; gives its exit code and the last thing it said.
-    fn ended(&mut self) -> (Option<i32>, String) {
-        let mut child = self.child.take().unwrap();
-        let status = wait::until("the server ends", READY_WITHIN, || child.try_wait().unwrap());
-        let last = self.said().lines().last().unwrap_or_default().to_owned();
-        (status.code(), last)
-    }
-
-    fn said(&self) -> String {
-        fs::read_to_string(self.place.join("log")).unwrap_or_default()
-    }
-
-    fn put(&self, key: &str, value: &str) -> bool {
-        let url = format!("http://{}/v1/kv/{key}", self.http);
-        http::put(&url, value).is_some_and(|answer| answer.status().is_success())
-    }
-
-    fn get(&self, key: &str) -> Option<String> {
-        let answer = http::get(&format!("http://{}/v1/kv/{key}?raw", self.http))?;
-        answer.status().is_success().then(|| answer.text().ok())?
-    }
-
-    /// The index of a key, as Consul's API tells it.
-    fn index(&self, key: &str) -> u64 {
-        let answer = http::get(&format!("http://{}/v1/kv/{key}", self.http)).unwrap();
-        let index = answer.headers()["X-Consul-Index"].to_str().unwrap();
-        index.parse().unwrap()
-    }
-
-    /// `spine recover` on its directory.
-    fn recover(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
-        let output = Command::new(spine_process::binary())
-            .args(["recover", "--data-dir"])
-            .arg(self.data())
-            .args(arguments)
-            .output()
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (output.status.code(), text(output.stdout), text(output.stderr))
-    }
-
-    fn inspect(&self) -> Value {
-        let (exit, said, complained) = self.recover(&["--inspect", "-o", "json"]);
-        assert_eq!(exit, Some(0), "{complained}");
-        serde_json::from_str(&said).unwrap()
-    }
-
-    fn move_away(&self) {
-        fs::rename(self.data(), self.place.join("away")).unwrap();
-    }
+/// `spine recover` on its directory.
+fn recover(server: &Server, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(spine_process::binary())
+        .args(["recover", "--data-dir"])
+        .arg(server.data())
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-        if std::thread::panicking() {
-            let text = format!("---- {} ----\n{}\n", self.name, self.said());
-            let _ = std::io::copy(&mut text.as_bytes(), &mut std::io::stderr());
-        }
-    }
+fn inspect(server: &Server) -> Value {
+    let (exit, said, complained) = recover(server, &["--inspect", "-o", "json"]);
+    assert_eq!(exit, Some(0), "{complained}");
+    serde_json::from_str(&said).unwrap()
 }
 
-fn three(place: &Path) -> ([Server; 3], String) {
-    let servers = ["n1", "n2", "n3"].map(|name| Server::new(place, name));
-    let list = servers
-        .each_ref()
-        .map(|server| format!("{}={}", server.name, server.peer));
-    let list = list.join(",");
-    (servers, list)
+fn move_away(server: &Server) {
+    fs::rename(server.data(), server.data().with_extension("away")).unwrap();
 }
 
-/// Three that serve, the first of them with `count` keys; gives the flags that they were started with.
+/// Three that serve, the first of them with `count` keys.
 fn founded(servers: &mut [Server; 3], list: &str, count: usize) {
-    for server in servers.iter_mut() {
-        server.start(&["serve", "--initial-cluster", list]);
-    }
-    for server in servers.iter_mut() {
-        server.await_ready();
-    }
+    server::found(servers, list);
     for key in 0..count {
         assert!(servers[0].put(&format!("k{key}"), &format!("v{key}")), "k{key}");
     }
@@ -223,7 +109,7 @@ async fn find_it_recovered(server: &Server, before: u64, began: Instant) {
 /// Tries all that is refused of the third, the last of which is left when the other two are lost; gives the cluster's id.
 fn be_refused(servers: &mut [Server; 3]) -> String {
     let refused = |server: &Server, arguments: &[&str], why: &str| {
-        let (exit, said, complained) = server.recover(arguments);
+        let (exit, said, complained) = recover(server, arguments);
         assert_eq!(exit, Some(REFUSED), "{complained}");
         assert!(complained.contains(why), "{complained}");
         said
@@ -231,7 +117,7 @@ fn be_refused(servers: &mut [Server; 3]) -> String {
     // While it runs, and while others do, nothing is done.
     refused(&servers[2], &["--inspect"], "in use by another process");
     servers[2].kill();
-    let survivor = servers[2].inspect();
+    let survivor = inspect(&servers[2]);
     assert_eq!(survivor["server"], "n3");
     assert_eq!(survivor["members"].as_array().unwrap().len(), 3);
     let cluster = survivor["cluster"].as_str().unwrap().to_owned();
@@ -244,16 +130,15 @@ fn be_refused(servers: &mut [Server; 3]) -> String {
     assert!(said.contains("not compared: n1, n2"), "{said}");
     let other = ["--accept-loss", "00000000-0000-4000-8000-000000000000"];
     refused(&servers[2], &other, "nothing was changed");
-    assert_eq!(servers[2].inspect()["cluster"], *cluster);
+    assert_eq!(inspect(&servers[2])["cluster"], *cluster);
     cluster
 }
 
 /// The lost servers come back to the cluster `cluster` that was given up, and then to the one that goes on.
 fn come_back(servers: &mut [Server; 3], list: &str, cluster: &str) {
     let refused = |server: &mut Server| {
-        server.start(&["serve", "--initial-cluster", list]);
-        let (exit, last) = server.ended();
-        assert_eq!(exit, Some(REFUSED), "{last}");
+        server.found(list);
+        let last = server.refused();
         assert!(last.contains("spine join"), "{last}");
         last
     };
@@ -261,13 +146,13 @@ fn come_back(servers: &mut [Server; 3], list: &str, cluster: &str) {
     let last = refused(&mut servers[0]);
     assert!(last.contains(cluster), "{last}");
     // without them as well, if they would found,
-    servers[0].move_away();
+    move_away(&servers[0]);
     refused(&mut servers[0]);
     // and are servers of it when they join.
-    servers[1].move_away();
-    let seed = servers[2].peer.to_string();
+    move_away(&servers[1]);
+    let seed = servers[2].peer;
     for server in &mut servers[..2] {
-        server.start(&["join", &seed]);
+        server.join(seed, &[]);
         server.await_ready();
         wait::until_true("it votes", READY_WITHIN, || {
             server.said().contains("this server votes now")
@@ -278,7 +163,7 @@ fn come_back(servers: &mut [Server; 3], list: &str, cluster: &str) {
 #[test]
 fn the_last_of_three_goes_on_with_all_that_it_had() {
     let place = tempfile::tempdir().unwrap();
-    let (mut servers, list) = three(place.path());
+    let (mut servers, list) = server::three(place.path(), ["n1", "n2", "n3"]);
     founded(&mut servers, &list, 40);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(grant_lease(&servers[2]));
@@ -287,9 +172,9 @@ fn the_last_of_three_goes_on_with_all_that_it_had() {
         let url = format!("http://{}/v1/kv/k39?raw&stale", servers[2].http);
         http::get(&url).is_some_and(|answer| answer.text().is_ok_and(|text| text == "v39"))
     });
-    let before = servers[2].index("k39");
+    let before = index(&servers[2], "k39");
     let cluster = be_refused(&mut servers);
-    let (exit, said, complained) = servers[2].recover(&["--accept-loss", &cluster, "-o", "json"]);
+    let (exit, said, complained) = recover(&servers[2], &["--accept-loss", &cluster, "-o", "json"]);
     assert_eq!(exit, Some(0), "{complained}");
     let done: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(done["from_cluster"], *cluster);
@@ -297,12 +182,12 @@ fn the_last_of_three_goes_on_with_all_that_it_had() {
 
     // It starts with the flags that it had.
     let began = Instant::now();
-    servers[2].start(&["serve", "--initial-cluster", &list]);
+    servers[2].found(&list);
     servers[2].await_ready();
     for key in 0..40 {
         assert_eq!(servers[2].get(&format!("k{key}")), Some(format!("v{key}")));
     }
-    assert!(servers[2].index("k39") > before);
+    assert!(index(&servers[2], "k39") > before);
     // Who waits for what comes next, or for what only the lost ones told, is answered at once.
     assert!(blocking(&servers[2], "k1", before) > before);
     assert!(blocking(&servers[2], "k1", before + 1_000) > before + 1_000);
@@ -320,26 +205,25 @@ fn the_last_of_three_goes_on_with_all_that_it_had() {
 #[test]
 fn servers_of_the_old_cluster_that_run_end_when_they_meet_the_new_one() {
     let place = tempfile::tempdir().unwrap();
-    let (mut servers, list) = three(place.path());
+    let (mut servers, list) = server::three(place.path(), ["n1", "n2", "n3"]);
     founded(&mut servers, &list, 3);
     for server in &mut servers {
         server.kill();
     }
-    let cluster = servers[0].inspect()["cluster"].as_str().unwrap().to_owned();
-    let (exit, _, complained) = servers[0].recover(&["--accept-loss", &cluster]);
+    let cluster = inspect(&servers[0])["cluster"].as_str().unwrap().to_owned();
+    let (exit, _, complained) = recover(&servers[0], &["--accept-loss", &cluster]);
     assert_eq!(exit, Some(0), "{complained}");
     // The two others find each other first, and serve: the old cluster has a quorum.
     for server in &mut servers[1..] {
-        server.start(&["serve", "--initial-cluster", &list]);
+        server.found(&list);
     }
     for server in &mut servers[1..] {
         server.await_ready();
     }
-    servers[0].start(&["serve", "--initial-cluster", &list]);
+    servers[0].found(&list);
     servers[0].await_ready();
     for server in &mut servers[1..] {
-        let (exit, last) = server.ended();
-        assert_eq!(exit, Some(REFUSED), "{last}");
+        let last = server.refused();
         assert!(last.contains("was given up and goes on as"), "{last}");
     }
     assert!(servers[0].put("one", "cluster"));
@@ -348,7 +232,7 @@ fn servers_of_the_old_cluster_that_run_end_when_they_meet_the_new_one() {
 #[test]
 fn the_one_that_has_less_is_refused() {
     let place = tempfile::tempdir().unwrap();
-    let (mut servers, list) = three(place.path());
+    let (mut servers, list) = server::three(place.path(), ["n1", "n2", "n3"]);
     founded(&mut servers, &list, 3);
     servers[0].kill();
     for key in 0..10 {
@@ -362,7 +246,7 @@ fn the_one_that_has_less_is_refused() {
     servers[1].kill();
     servers[2].kill();
     let third = servers[2].data().display().to_string();
-    let (exit, _, complained) = servers[0].recover(&["--compare", &third]);
+    let (exit, _, complained) = recover(&servers[0], &["--compare", &third]);
     assert_eq!(exit, Some(REFUSED), "{complained}");
     assert!(
         complained.contains("n3 has more") && complained.contains("recover n3"),
@@ -370,37 +254,37 @@ fn the_one_that_has_less_is_refused() {
     );
     // The same by what was printed of it elsewhere.
     let file = place.path().join("n3.json");
-    fs::write(&file, serde_json::to_vec(&servers[2].inspect()).unwrap()).unwrap();
+    fs::write(&file, serde_json::to_vec(&inspect(&servers[2])).unwrap()).unwrap();
     let file = file.display().to_string();
-    let (exit, _, complained) = servers[0].recover(&["--compare", &file]);
+    let (exit, _, complained) = recover(&servers[0], &["--compare", &file]);
     assert_eq!(exit, Some(REFUSED), "{complained}");
     assert!(complained.contains("n3 has more"), "{complained}");
-    let (_, said, _) = servers[0].recover(&[]);
+    let (_, said, _) = recover(&servers[0], &[]);
     assert!(said.contains("not compared: n2, n3"), "{said}");
 
     // Damage and emptiness are no survivors.
     fs::remove_dir_all(servers[1].data().join("log")).unwrap();
-    let (exit, _, complained) = servers[1].recover(&["--inspect"]);
+    let (exit, _, complained) = recover(&servers[1], &["--inspect"]);
     assert_eq!(exit, Some(REFUSED), "{complained}");
     assert!(complained.contains("its log is gone"), "{complained}");
     fs::remove_dir_all(servers[1].data()).unwrap();
     fs::create_dir(servers[1].data()).unwrap();
-    let (exit, _, complained) = servers[1].recover(&["--inspect"]);
+    let (exit, _, complained) = recover(&servers[1], &["--inspect"]);
     assert_eq!(exit, Some(NOT_FOUND), "{complained}");
     fs::remove_dir_all(servers[1].data()).unwrap();
-    let (exit, _, _) = servers[1].recover(&["--inspect"]);
+    let (exit, _, _) = recover(&servers[1], &["--inspect"]);
     assert_eq!(exit, Some(NOT_FOUND));
 }
 
 #[test]
 fn a_server_takes_the_place_of_another_under_its_own_name() {
     let place = tempfile::tempdir().unwrap();
-    let (mut servers, list) = three(place.path());
+    let (mut servers, list) = server::three(place.path(), ["n1", "n2", "n3"]);
     founded(&mut servers, &list, 3);
     servers[1].kill();
     let mut fourth = Server::new(place.path(), "n4");
-    let seed = servers[0].peer.to_string();
-    fourth.start(&["join", &seed, "--replace", "n2"]);
+    let seed = servers[0].peer;
+    fourth.join(seed, &["--replace", "n2"]);
     fourth.await_ready();
     let names = |server: &Server| {
         let output = Command::new(spine_process::binary())
@@ -418,13 +302,12 @@ fn a_server_takes_the_place_of_another_under_its_own_name() {
     });
     // One that runs goes as well.
     let mut fifth = Server::new(place.path(), "n5");
-    fifth.start(&["join", &seed, "--replace", "n3"]);
+    fifth.join(seed, &["--replace", "n3"]);
     fifth.await_ready();
     wait::until_true("it is in the place of the other", READY_WITHIN, || {
         names(&servers[0]) == ["n1", "n4", "n5"]
     });
-    let (exit, last) = servers[2].ended();
-    assert_eq!(exit, Some(REFUSED), "{last}");
+    let last = servers[2].refused();
     assert!(last.contains("was removed"), "{last}");
     assert!(fifth.put("still", "here"));
 }

@@ -31,6 +31,8 @@ use self::{
 
 type Done<T = ()> = Result<T, Box<dyn Error>>;
 
+const USAGE: &str = "[--puts | --scale [--only keys|install|fanout] | --embedded] [--quick | --smoke]";
+
 /// How much is done, and how often.
 struct Plan {
     runs: usize,
@@ -105,7 +107,7 @@ fn main() -> Done {
                 let part = arguments.next().and_then(scale::Part::named);
                 parts = vec![part.ok_or("--only keys, install or fanout")?];
             }
-            other => return Err(format!("{other:?} is not understood").into()),
+            other => return Err(format!("{other:?} is not understood; usage: bench {USAGE}").into()),
         }
     }
     let provider = rustls::crypto::ring::default_provider();

@@ -8,9 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use spine_tests::cargo::cargo;
+
 use crate::install::must;
 use crate::run::Stage;
-use crate::workspace::{Workspace, cargo};
+use crate::workspace::Workspace;
 
 /// Where the patches lie, and what they are called.
 const PATCHES: &str = "tests/sim/breaks";
@@ -54,7 +56,7 @@ fn stage(workspace: &Workspace, patch: PathBuf) -> Stage {
         let tree = target.join("breaks/tree");
         copy(&root, &tree)?;
         apply(&patch, &tree)?;
-        let mut build = Command::new(cargo());
+        let mut build = cargo();
         build
             .args(["build", "--profile", "sim", "-p", "spine-tests", "--bin", "sim"])
             // The crates of others are those of the unbroken simulation.

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
+use spine_tests::cargo::cargo;
+
 use crate::debian;
 use crate::install;
 use crate::run::Stage;
-use crate::workspace::{Workspace, cargo};
+use crate::workspace::Workspace;
 
 /// Formatting, lints and documentation, each with warnings as errors.
 ///
@@ -270,7 +272,7 @@ fn binary(target: &Path) -> std::path::PathBuf {
 }
 
 fn in_root<const N: usize>(workspace: &Workspace, arguments: [&str; N]) -> Command {
-    let mut command = Command::new(cargo());
+    let mut command = cargo();
     command.args(arguments).current_dir(&workspace.root);
     command
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde::Deserialize;
+use spine_tests::cargo::cargo;
 
 /// The parts of `cargo metadata` that the stages need.
 pub(crate) struct Workspace {
@@ -38,7 +39,7 @@ struct Target {
 impl Workspace {
     /// Asks cargo.
     pub(crate) fn read() -> Result<Self, String> {
-        let output = Command::new(cargo())
+        let output = cargo()
             .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
             .stderr(Stdio::inherit())
@@ -70,9 +71,4 @@ impl Workspace {
             .map(|(package, target)| (package, &*target.name))
             .collect()
     }
-}
-
-/// The cargo that runs `cargo x`, so that the pinned toolchain is used throughout.
-pub(crate) fn cargo() -> String {
-    std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
 }

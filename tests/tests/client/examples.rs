@@ -13,7 +13,7 @@ use spine_tests::spine_process::{SpineProcess, free_address};
 fn examples() -> &'static Path {
     static EXAMPLES: OnceLock<PathBuf> = OnceLock::new();
     EXAMPLES.get_or_init(|| {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut cargo = spine_tests::cargo::cargo();
         let built = cargo
             .args(["build", "--workspace", "--examples"])
             .status()
