@@ -33,6 +33,10 @@ READY_WITHIN = 180.0
 STOPPED_WITHIN = 20.0
 
 
+# What the packages of requirements.txt need.
+PYTHON = (3, 11)
+
+
 class Trouble(Exception):
     """What keeps the demo from going on, in words for who started it."""
 
@@ -217,6 +221,8 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
+        if sys.version_info < PYTHON:
+            raise Trouble(f"Python {sys.version.split()[0]} runs this; its packages need {PYTHON[0]}.{PYTHON[1]} or newer")
         logs = options.home.resolve() / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         numbers = [int(port) for port in options.ports.split(",")]

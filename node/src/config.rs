@@ -9,7 +9,6 @@ mod shown;
 
 use std::{
     io,
-    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -117,8 +116,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// Whether only this machine reaches it.
     pub fn is_loopback(&self) -> bool {
-        let ip = self.bind.host.parse::<IpAddr>();
-        ip.map_or(self.bind.host == "localhost", |ip| ip.is_loopback())
+        self.bind.is_loopback()
     }
 }
 
@@ -216,7 +214,7 @@ impl Config {
             peer: peer(
                 &name,
                 &founders,
-                !join.is_empty(),
+                &join,
                 said.peer_addr,
                 said.advertise_peer_addr.as_ref(),
             )?,
@@ -417,10 +415,11 @@ fn replace(name: &NodeName, join: &[HostPort], said: Option<&str>) -> Result<Opt
 fn peer(
     name: &NodeName,
     founders: &Founders,
-    joins: bool,
+    join: &[HostPort],
     listen: Option<Listen>,
     advertise: Option<&HostPort>,
 ) -> Result<Option<Endpoint>, ConfigError> {
+    let joins = !join.is_empty();
     let listed = founders.address(name.as_str());
     let listed: Option<HostPort> = listed.map(|address| address.parse().expect("it was written by one"));
     if let (Some(listed), Some(advertise)) = (&listed, advertise)
@@ -445,12 +444,31 @@ fn peer(
         (None | Some(OrOff::Off), _) => None,
     };
     match (bind, listed.or(advertise.cloned())) {
-        (Some(bind), advertise) => Ok(Some(Endpoint { bind, advertise })),
+        (Some(bind), advertise) => {
+            let peer = Endpoint { bind, advertise };
+            check_reachable(&peer, join)?;
+            Ok(Some(peer))
+        }
         (None, _) if advertise.is_some() => Err(invalid(
             "--advertise-peer-addr",
             "there is nothing to advertise: it is off",
         )),
         (None, _) => Ok(None),
+    }
+}
+
+/// A server that tells others on other machines to reach it on the loopback would be taken in, and never hear from them.
+fn check_reachable(peer: &Endpoint, join: &[HostPort]) -> Result<(), ConfigError> {
+    let own = peer.advertise.as_ref().unwrap_or(&peer.bind);
+    match join.iter().find(|seed| !seed.is_loopback()) {
+        Some(seed) if own.is_loopback() => Err(invalid(
+            "--peer-addr",
+            format!(
+                "{own} is an address of this machine alone, and --join names {seed}, which would be told to reach this server \
+                 there; give an address that the other servers can reach"
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 

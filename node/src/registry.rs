@@ -380,11 +380,11 @@ impl Registry for NodeRegistry {
             command.check()?;
             // What an older release can't read must not get into the log.
             self.hub.newest().admits(&command)?;
-            self.feel_quota(cx, &command).await;
-            match self.try_renewal(cx, &command).await? {
-                Some(applied) => Ok(applied),
-                None => self.submit_command(cx, command).await,
+            if let Some(applied) = self.try_renewal(cx, &command).await? {
+                return Ok(applied);
             }
+            self.feel_quota(cx, &command).await;
+            self.submit_command(cx, command).await
         }
         .await;
         let refused = result.as_ref().is_ok_and(|applied| applied.result.is_err());

@@ -241,12 +241,26 @@ fn values_that_can_not_be_are_refused() {
 
 #[test]
 fn who_joins_listens_for_the_others() {
-    let config = dev("--name a --join 10.0.0.1:8300,b:8301").unwrap();
+    let config = dev("--name a --join 127.0.0.1:8300,localhost:8301").unwrap();
     assert_eq!(
         config.join,
-        [HostPort::new("10.0.0.1", 8300), HostPort::new("b", 8301)]
+        [HostPort::new("127.0.0.1", 8300), HostPort::new("localhost", 8301)]
     );
     assert_eq!(config.peer.unwrap().bind, HostPort::new("127.0.0.1", 8300));
+    // Others would be told where they can't reach it.
+    for lost in [
+        "--join b:8301",
+        "--join 127.0.0.1:8301,10.0.0.1:8300",
+        "--join b:8301 --peer-addr localhost:8300",
+        "--join b:8301 --peer-addr 0.0.0.0:8300 --advertise-peer-addr [::1]:8300",
+    ] {
+        let refused = dev(&format!("--name a {lost}")).unwrap_err().to_string();
+        assert!(refused.starts_with("--peer-addr: "), "{lost}: {refused}");
+        assert!(
+            refused.contains("an address that the other servers can reach"),
+            "{refused}"
+        );
+    }
     let config = dev("--name a --join b:8301 --peer-addr 0.0.0.0:8400").unwrap();
     assert_eq!(config.peer.unwrap().bind, HostPort::new("0.0.0.0", 8400));
     let refused = dev("--name a --join b:8301 --peer-addr off").unwrap_err();

@@ -125,12 +125,14 @@ impl Server {
         })
     }
 
-    /// Waits until it has ended as one that is refused; gives the last thing that it said.
+    /// Waits until it has ended as one that is refused; gives the error that it said last.
     pub fn refused(&mut self) -> String {
         let status = self.ended();
         let said = self.said();
         assert_eq!(status.code(), Some(REFUSED), "{said}");
-        said.lines().last().unwrap_or_default().to_owned()
+        // A thread that ends may have logged something since.
+        let error = said.lines().rfind(|line| line.starts_with("error: "));
+        error.unwrap_or_default().to_owned()
     }
 
     /// What it has printed, at all its starts.

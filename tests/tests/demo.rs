@@ -78,11 +78,11 @@ fn a_kiosk_goes_and_comes_back_and_the_other_never_notices() {
 }
 
 #[test]
-fn the_commands_of_the_compose_file_do_the_same() {
+fn the_commands_of_the_compose_file_bring_it_up() {
     let packages = tempfile::tempdir().expect("a temporary directory");
     let demo = directory();
     let environment = compat::python_environment("demo", &demo.join("requirements.txt"));
-    namespace::sealed("the_commands_of_the_compose_file_do_the_same", || {
+    namespace::sealed("the_commands_of_the_compose_file_bring_it_up", || {
         compat::python_package(&environment, &demo.join("../../client/python"), packages.path());
         let text = fs::read_to_string(demo.join("compose.yaml")).expect("the compose file is there");
         let services = composed(&text);

@@ -5,14 +5,14 @@
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
 use serde_json::Value;
 use spine_client::{Client, Registration};
-use spine_tests::{cluster::Cluster, spine_process, wait};
+use spine_tests::{cluster::Cluster, server::Server, spine_process, wait};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -142,7 +142,7 @@ fn a_bundle_holds_what_a_report_needs_and_no_secret() {
     let seal = data.join("seal");
     fs::write(&seal, "seal-19bb-0123456789-0123456789!").unwrap();
     fs::set_permissions(&seal, fs::Permissions::from_mode(0o600)).unwrap();
-    let [http, grpc] = [spine_process::free_address(), spine_process::free_address()];
+    let [http, grpc, peer] = std::array::from_fn(|_| spine_process::free_address());
     let seal = seal.to_str().unwrap().to_owned();
     let dir = data.join("data").to_str().unwrap().to_owned();
     let arguments = [
@@ -155,6 +155,8 @@ fn a_bundle_holds_what_a_report_needs_and_no_secret() {
         &http.to_string(),
         "--grpc-addr",
         &grpc.to_string(),
+        "--peer-addr",
+        &peer.to_string(),
         "--data-dir",
         &dir,
         "--ca-seal-key",
@@ -162,6 +164,10 @@ fn a_bundle_holds_what_a_report_needs_and_no_secret() {
     ]
     .map(str::to_owned);
     let _server = spine_process::SpineProcess::start(arguments, http);
+    // What a server says as it joins is in the bundle as well.
+    let mut other = Server::new(&data, "n2");
+    other.join(peer, &[]);
+    other.await_ready();
     let address = grpc.to_string();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
@@ -199,21 +205,26 @@ fn a_bundle_holds_what_a_report_needs_and_no_secret() {
         ("n1/config.json", "\"ca-seal-key\": \"(set)\""),
         ("n1/log.txt", "storage opened"),
         ("n1/summary.json", "\"keys\": 1"),
+        ("n2/log.txt", "this server is a member"),
     ] {
         let text = fs::read_to_string(root.join(part)).unwrap_or_else(|error| panic!("{part}: {error}"));
         assert!(text.contains(holds), "{part} has no {holds}:\n{text}");
+    }
+    let files = files(&root);
+    assert_eq!(files.len(), 13, "{files:#?}");
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
         for secret in SECRETS {
-            assert!(!text.contains(secret), "{part} has {secret}:\n{text}");
+            assert!(!text.contains(secret), "{file:?} has {secret}:\n{text}");
         }
     }
-    assert_eq!(files(&root), 8, "each file is looked through above");
 }
 
-fn files(folder: &Path) -> usize {
+fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries
-        .map(|path| if path.is_dir() { files(&path) } else { 1 })
-        .sum()
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .collect()
 }
 
 #[test]

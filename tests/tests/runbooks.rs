@@ -30,9 +30,14 @@ const WITHIN: Duration = Duration::from_mins(4);
 /// Ends what a command prints.
 const END: char = '\u{1e}';
 
-/// What does a page's work where there is no systemd: the unit's server, started again when it fails.
+/// What does a page's work where there is no systemd: the unit's server, with a state directory that is a link to a private one,
+/// as a `DynamicUser=` has it; started again when it fails.
 const UNIT: &str = r#"#!/bin/bash
 cd PLACE
+mkdir -p private/data
+if [ ! -L data ]; then
+    ln -s -T private/data data 2>> log || { echo 238 > code; rm -f running; exit; }
+fi
 set -a
 [ -f environment ] && . ./environment
 set +a
@@ -96,7 +101,7 @@ impl Machine {
         let place = place.join(name);
         let bin = place.join("bin");
         fs::create_dir_all(&bin).unwrap();
-        fs::create_dir_all(place.join("data")).unwrap();
+        fs::create_dir_all(place.join("private/data")).unwrap();
         let [http, grpc, peer] = std::array::from_fn(|_| spine_process::free_address());
         let spine = format!("#!/bin/sh\nexec {} \"$@\"\n", spine_process::binary().display());
         let journal = "#!/bin/sh\ncat PLACE/log\n";
@@ -122,19 +127,19 @@ impl Machine {
         }
     }
 
-    fn data(&self) -> PathBuf {
-        self.place.join("data")
+    /// Its state directory, to which the `data` of its configuration is a link.
+    fn disk(&self) -> PathBuf {
+        self.place.join("private/data")
     }
 
     /// Its `/etc/spine/spine.toml`.
     fn configure(&self, founders: &[String]) {
-        let data = self.data();
+        let data = self.place.join("data");
         let mut lines = vec![
             format!("name = {:?}", self.name),
             format!("data-dir = {data:?}"),
             format!("http-addr = \"{}\"", self.http),
             format!("grpc-addr = \"{}\"", self.grpc),
-            format!("peer-addr = \"{}\"", self.peer),
             "governance = \"open\"".to_owned(),
         ];
         if !founders.is_empty() {
@@ -177,12 +182,13 @@ impl Machine {
     fn value(&self, name: &str, others: &BTreeMap<&str, SocketAddr>) -> Option<String> {
         let place = |what: &str| self.place.join(what).display().to_string();
         Some(match name {
-            "DATA" => place("data"),
+            "DATA" => place("private/data"),
+            "PEER" => self.peer.to_string(),
             "ENVIRONMENT" => place("environment"),
             "HTTP" => self.http.to_string(),
             // The tests' directories are their own.
             "AS" => String::new(),
-            "GROW" => format!("mount -o remount,size=600m {}", place("data")),
+            "GROW" => format!("mount -o remount,size=600m {}", place("private/data")),
             peer => others.get(peer.to_lowercase().as_str())?.to_string(),
         })
     }
@@ -416,8 +422,7 @@ fn lost_quorum() {
     let [mut n1, mut n2, mut n3] = three(place.path());
     n1.systemctl(&["stop", "spine"]);
     n2.systemctl(&["stop", "spine"]);
-    fs::remove_dir_all(n1.data()).unwrap();
-    fs::create_dir(n1.data()).unwrap();
+    fs::remove_dir_all(n1.disk()).unwrap();
     carry_out("lost-quorum.md", &mut [&mut n1, &mut n2, &mut n3]);
     for machine in [&n1, &n2, &n3] {
         assert!(all_keys(machine), "{}", machine.name);
@@ -429,7 +434,7 @@ fn wiped_node() {
     let place = tempfile::tempdir().unwrap();
     let [mut n1, mut n2, n3] = three(place.path());
     n2.systemctl(&["stop", "spine"]);
-    fs::remove_dir_all(n2.data()).unwrap();
+    fs::remove_dir_all(n2.disk()).unwrap();
     carry_out("wiped-node.md", &mut [&mut n1, &mut n2]);
     assert!(all_keys(&n2));
     // It counts: one of the others may go now.
@@ -458,7 +463,7 @@ fn disk_full() {
         // Room for one segment and a checkpoint, and not for a spare.
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=90m", "tmpfs"])
-            .arg(machines[0].data())
+            .arg(machines[0].disk())
             .status();
         assert!(mounted.unwrap().success());
         found(&machines);

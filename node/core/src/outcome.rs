@@ -334,7 +334,7 @@ pub enum Rejection {
         newest: Revision,
     },
     /// The state is as large as it may be.
-    #[error("the state holds {used} bytes of {limit}: delete or compact before writing more")]
+    #[error("the state holds {used} bytes of {limit}: delete keys or services before writing more")]
     QuotaExceeded {
         /// Bytes in use.
         used: u64,
@@ -496,7 +496,7 @@ impl Rejection {
             Self::QuotaExceeded { .. } => (
                 "quota_exceeded",
                 "the state is as large as it may be",
-                "delete or compact; deletes are always allowed",
+                "deletes are always allowed",
                 true,
             ),
             Self::UnknownSession(_) => (

@@ -1,7 +1,7 @@
 //! The options of `spine dev` and `spine serve`, as they are written down: by flag, by environment variable or in a
 //! TOML file, always under the same name. Nothing is judged here; [`super::Config`] does that.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -196,6 +196,12 @@ impl HostPort {
             host: host.into(),
             port,
         }
+    }
+
+    /// Whether it is an address of this machine alone. A name is that only if it is `localhost`: another is not looked up.
+    pub fn is_loopback(&self) -> bool {
+        let address = self.host.parse::<IpAddr>();
+        address.map_or_else(|_| self.host == "localhost", |address| address.is_loopback())
     }
 }
 

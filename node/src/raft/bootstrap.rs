@@ -416,7 +416,7 @@ impl Beginning {
         self.record
             .begin()
             .map_err(StartError::io("recording the beginning"))?;
-        tracing::info!(%identity, directory = %self.directory.display(), "this server is a member");
+        tracing::info!(%identity, "this server is a member");
         Ok(Opened {
             lock: self.lock,
             identity,

@@ -89,7 +89,7 @@ impl Drop for SocketFile {
         // Somebody may have put another socket there; that one is theirs.
         let is_ours = identity(&self.path).is_ok_and(|found| found == self.identity);
         if is_ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "can't remove the socket");
+            tracing::warn!(%error, "can't remove the socket");
         }
     }
 }

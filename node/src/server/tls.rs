@@ -112,7 +112,11 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     // No error, since a copy of the file may be all that a container gets; and a group for keys is a sound setup.
     match fs::metadata(path).map(|found| found.permissions().mode() & 0o777) {
         Ok(mode) if mode & 0o007 != 0 => {
-            tracing::warn!(path = %path.display(), mode = format_args!("{mode:03o}"), "everybody on this machine may read the TLS key");
+            tracing::warn!(
+                option = OPTION,
+                mode = format_args!("{mode:03o}"),
+                "everybody on this machine may read the TLS key"
+            );
         }
         _ => {}
     }
