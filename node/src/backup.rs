@@ -19,7 +19,11 @@ use spine_core::{State, codec::DecodeError, snapshot};
 
 use self::file::{FileError, Head, Next, Reader, Totals};
 use crate::{
-    raft::{bootstrap, checkpoint::Checkpoints, identity::Identity},
+    raft::{
+        bootstrap,
+        checkpoint::{Checkpoints, Progress},
+        identity::Identity,
+    },
     storage::checkpoint::CheckpointError,
     world::World,
 };
@@ -104,11 +108,16 @@ impl RestoreError {
 }
 
 /// Makes a data directory that begins a new cluster of one server with `state`. It gets its name when all of it is
-/// durable, so a start never finds a part of it.
+/// durable, so a start never finds a part of it. `progress` hears how far that is.
 ///
 /// # Errors
 /// [`RestoreError`]; the directory is then as it was.
-pub fn restore(world: &World, state: &State, directory: &Path) -> Result<Identity, RestoreError> {
+pub fn restore(
+    world: &World,
+    state: &State,
+    directory: &Path,
+    progress: Progress<'_>,
+) -> Result<Identity, RestoreError> {
     if !is_empty(directory).map_err(RestoreError::io("looking into the data directory"))? {
         return Err(RestoreError::NotEmpty(directory.to_owned()));
     }
@@ -123,7 +132,7 @@ pub fn restore(world: &World, state: &State, directory: &Path) -> Result<Identit
         .map_err(RestoreError::io("making the data directory"))?;
     let identity = Identity::found(&*world.rng);
     let checkpoints = Checkpoints::new((world.engine)(&draft.join("checkpoint"))?);
-    bootstrap::begin_with(state, identity, &checkpoints)?;
+    bootstrap::begin_with(state, identity, &checkpoints, progress)?;
     drop(checkpoints);
     world
         .files

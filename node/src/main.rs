@@ -9,6 +9,7 @@
 use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use indicatif::ProgressDrawTarget;
 use mimalloc::MiMalloc;
 use spine_node::{
     World,
@@ -102,6 +103,8 @@ fn client(command: ClientCommand) -> Exit {
         err: &mut io::stderr(),
         input: &mut io::stdin(),
         terminal,
+        // Which draws nothing where stderr is no terminal.
+        progress: &ProgressDrawTarget::stderr,
     };
     runtime.block_on(cli::run(command, Program::command(), &mut streams))
 }

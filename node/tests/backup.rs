@@ -16,7 +16,7 @@ use spine_node::{
     },
     metrics_sink::Uncounted,
     node::{PeerPort, PeerSettings},
-    raft::{Peer, bootstrap::StartError},
+    raft::{Peer, bootstrap::StartError, identity::Identity},
     world::net::{Net, OsNet},
 };
 use support::{cx, put, read, settings, start, write};
@@ -41,6 +41,10 @@ fn file_of(state: &State) -> Vec<u8> {
 
 fn load(file: &[u8]) -> Result<Loaded, ReadError> {
     backup::read(file, &mut |_| {})
+}
+
+fn restore(state: &State, directory: &Path) -> Result<Identity, RestoreError> {
+    backup::restore(&World::real(), state, directory, &|_, _| {})
 }
 
 async fn newest(node: &Node) -> State {
@@ -70,7 +74,7 @@ async fn a_restored_cluster_has_the_data_and_another_id_and_its_counters_go_on()
 
     let loaded = load(&file_of(&state)).unwrap();
     assert_eq!(loaded.state.digest(), state.digest());
-    let identity = backup::restore(&World::real(), &loaded.state, &new).unwrap();
+    let identity = restore(&loaded.state, &new).unwrap();
     assert_ne!(identity.cluster, first.cluster);
     assert_ne!(identity.node, first.node);
 
@@ -104,7 +108,7 @@ async fn who_joins_a_restored_server_has_its_state() {
     let place = tempfile::tempdir().unwrap();
     let dir = place.path().join("first");
     let state = written_state();
-    backup::restore(&World::real(), &state, &dir).unwrap();
+    restore(&state, &dir).unwrap();
     let first = start_with_port("n1", &dir, Vec::new()).await;
     let seed = first.peer_address().unwrap().to_string();
     let second = start_with_port("n2", &place.path().join("second"), vec![seed]).await;
@@ -150,7 +154,7 @@ async fn a_restored_directory_does_not_found_a_cluster_with_others() {
     let place = tempfile::tempdir().unwrap();
     let dir = place.path().join("new");
     let state = written_state();
-    backup::restore(&World::real(), &state, &dir).unwrap();
+    restore(&state, &dir).unwrap();
     let mut settings = settings(&dir);
     settings.peer_address = "127.0.0.1:1".into();
     let peer = |name: &str, port: u16| Peer {
@@ -188,13 +192,13 @@ fn only_an_empty_directory_is_taken_and_what_an_attempt_left_is_cleared_away() {
     let dir = place.path().join("data");
     fs::create_dir(&dir).unwrap();
     fs::write(dir.join("mine"), "x").unwrap();
-    let refused = backup::restore(&World::real(), &state, &dir).unwrap_err();
+    let refused = restore(&state, &dir).unwrap_err();
     assert!(matches!(refused, RestoreError::NotEmpty(_)), "{refused}");
     assert_eq!(names(place.path()), ["data"]);
     fs::remove_file(dir.join("mine")).unwrap();
     fs::create_dir(place.path().join("data.restoring")).unwrap();
     fs::write(place.path().join("data.restoring/half"), "x").unwrap();
-    backup::restore(&World::real(), &state, &dir).unwrap();
+    restore(&state, &dir).unwrap();
     assert_eq!(names(place.path()), ["data"]);
     assert_eq!(names(&dir), ["checkpoint"]);
 }

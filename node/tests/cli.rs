@@ -5,16 +5,28 @@
 #![cfg(feature = "server")]
 #![expect(clippy::disallowed_methods, reason = "a test lives in the real world")]
 
+#[path = "support/screen.rs"]
+#[expect(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "a test that can't go on fails"
+)]
+mod screen;
+
 use std::{
     error::Error,
     fmt::Write as _,
+    fs::File,
     path::{Path, PathBuf},
+    process,
     sync::Arc,
     time::Duration,
 };
 
 use clap::{CommandFactory, Parser};
 use goldenscript::{Argument, Command, Context, Runner};
+use indicatif::ProgressDrawTarget;
+use screen::Screen;
 use spine_api::{
     Context as Call, Registry,
     local::Local,
@@ -63,6 +75,84 @@ fn every_command_is_well_formed_and_completes() {
     }
 }
 
+/// Who waits sees a bar, which is gone at the end; who reads the answer, or the complaints, sees nothing of it.
+#[test]
+fn a_terminal_is_told_how_far_a_snapshot_is() {
+    let mut script = Script {
+        input: vec![b'x'; 200_000],
+        ..Script::default()
+    };
+    for number in 0..10 {
+        let put = ["kv", "put", &format!("k{number}"), "-"].map(str::to_owned);
+        assert_eq!(script.spine(put.into()).0, Exit::Ok);
+    }
+    let [file, data] = ["file", "data"].map(|name| script.files.path().join(name).display().to_string());
+    let restore = ["snapshot", "restore", &file, "--data-dir", &data, "-o", "json"];
+    let commands: [(&[&str], &[&str]); 3] = [
+        (&["snapshot", "save", &file, "-o", "json"], &["saving ["]),
+        (&["snapshot", "inspect", &file, "-o", "json"], &["reading ["]),
+        (&restore, &["reading [", "writing [", "checking ["]),
+    ];
+    for (words, wanted) in commands {
+        script.screen = Some(Screen::default());
+        let (exit, out, err) = script.spine(words.iter().map(ToString::to_string).collect());
+        assert_eq!((exit, err.as_str()), (Exit::Ok, ""));
+        assert!(serde_json::from_str::<serde_json::Value>(&out).is_ok(), "{out}");
+        let screen = script.screen.as_ref().expect("it was given");
+        let drawn = screen.drawn();
+        let mut rest = drawn.as_str();
+        for bar in wanted {
+            let at = rest
+                .find(bar)
+                .unwrap_or_else(|| panic!("{bar} is missing:\n{drawn}"));
+            rest = &rest[at..];
+            assert!(rest.contains(" MiB ("), "how much there is:\n{drawn}");
+        }
+        assert_eq!(drawn.contains("of about "), words[1] == "save", "{drawn}");
+        assert!(screen.is_clear(), "{drawn}");
+    }
+}
+
+/// The program itself: what counts is where its complaints go, not its answer.
+#[test]
+fn a_bar_is_drawn_on_a_terminal_alone() {
+    let script = Script::default();
+    let [file, said, answer] = ["file", "said", "answer"].map(|name| script.files.path().join(name));
+    let save = ["snapshot", "save", &file.display().to_string()].map(str::to_owned);
+    assert_eq!(script.spine(save.into()).0, Exit::Ok);
+    let spine = env!("CARGO_BIN_EXE_spine");
+    let run = process::Command::new(spine)
+        .args(["snapshot", "inspect"])
+        .arg(&file)
+        .env("TERM", "xterm")
+        .stderr(File::create(&said).expect("a file"))
+        .output()
+        .expect("it starts");
+    assert!(run.status.success());
+    assert!(!run.stdout.is_empty() && !run.stdout.contains(&b'\x1b'));
+    assert_eq!(std::fs::read_to_string(&said).expect("a file"), "");
+
+    let line = format!(
+        "{spine} snapshot inspect {} -o json > {}",
+        file.display(),
+        answer.display()
+    );
+    let run = process::Command::new("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .env("TERM", "xterm")
+        .env("SHELL", "/bin/sh")
+        .stdin(process::Stdio::null())
+        .output()
+        .expect("script of util-linux starts");
+    let seen = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && seen.contains("reading ["), "{seen}");
+    let answer = std::fs::read_to_string(&answer).expect("a file");
+    assert!(
+        serde_json::from_str::<serde_json::Value>(&answer).is_ok(),
+        "{answer}"
+    );
+}
+
 /// The binary's command line, without those commands that are a server.
 #[derive(Debug, Parser)]
 #[command(name = "spine")]
@@ -81,6 +171,8 @@ struct Script {
     server: AbortHandle,
     input: Vec<u8>,
     terminal: bool,
+    /// Where bars are drawn.
+    screen: Option<Screen>,
     /// Where commands find and leave files: `TMP` in scripts.
     files: tempfile::TempDir,
     /// A command that goes on while others run.
@@ -122,6 +214,7 @@ impl Default for Script {
             server,
             input: Vec::new(),
             terminal: false,
+            screen: None,
             files: tempfile::tempdir().expect("a directory"),
             background: None,
         }
@@ -183,7 +276,7 @@ impl Runner for Script {
                 Ok(String::new())
             }
             ("cut", [file, length]) => {
-                let file = std::fs::File::options().write(true).open(file)?;
+                let file = File::options().write(true).open(file)?;
                 file.set_len(length.parse()?)?;
                 Ok(String::new())
             }
@@ -246,6 +339,7 @@ impl Script {
     /// Runs a command line against the server.
     fn task(&self, words: Vec<String>) -> impl Future<Output = (Exit, String, String)> + use<> {
         let (address, input, terminal) = (self.address.clone(), self.input.clone(), self.terminal);
+        let screen = self.screen.clone();
         async move {
             let connects = words
                 .first()
@@ -264,11 +358,17 @@ impl Script {
                 Err(error) => return (Exit::Usage, String::new(), error.to_string()),
             };
             let (mut out, mut err) = (Vec::new(), Vec::new());
+            let target = || {
+                screen
+                    .as_ref()
+                    .map_or_else(ProgressDrawTarget::hidden, Screen::target)
+            };
             let mut streams = Streams {
                 out: &mut out,
                 err: &mut err,
                 input: &mut &input[..],
                 terminal,
+                progress: &target,
             };
             let running = cli::run(program.command, Program::command(), &mut streams);
             let exit = tokio::time::timeout(PATIENCE, running)

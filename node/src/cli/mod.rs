@@ -12,6 +12,7 @@ mod lease;
 mod lock;
 mod members;
 mod print;
+mod progress;
 mod recover;
 mod rows;
 mod service;
@@ -24,6 +25,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand, ValueEnum};
+use indicatif::ProgressDrawTarget;
 use spine_client::{Client, Error};
 
 pub use self::exit::Exit;
@@ -133,6 +135,8 @@ pub struct Streams<'a> {
     pub input: &'a mut (dyn Read + Send),
     /// Whether people read `out` as it is written.
     pub terminal: bool,
+    /// Where bars are drawn for the people who wait.
+    pub progress: &'a (dyn Fn() -> ProgressDrawTarget + Send + Sync),
 }
 
 /// Runs a command. `program` is the whole command line, of which completion makes a script.

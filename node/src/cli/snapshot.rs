@@ -14,7 +14,7 @@ use std::{
     io::{self, BufReader, BufWriter},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use clap::{Args, Subcommand};
@@ -25,6 +25,7 @@ use super::{
     Connection, Printing, Streams,
     exit::Failure,
     facts::{Fact, Report, say},
+    progress::Bar,
 };
 use crate::{
     World,
@@ -32,10 +33,8 @@ use crate::{
         self, Loaded, ReadError, RestoreError,
         file::{Head, Totals, Writer},
     },
+    raft::checkpoint::Step,
 };
-
-/// How often a terminal is told how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// Keep the state of the cluster in a file, and begin a cluster with it
 #[derive(Args, Debug)]
@@ -156,7 +155,8 @@ async fn fetch(
         server: start.server.clone(),
         release: start.version.clone(),
     };
-    let mut progress = Progress::new("saved", start.state_bytes);
+    // What the state takes in memory is near to what its chunks take.
+    let bar = Bar::new(streams, start.state_bytes).roughly();
     let write = |error: io::Error| cannot("write", &draft.path, &error);
     let mut writer = Writer::new(BufWriter::new(&draft.file), &head).map_err(write)?;
     let (mut chunks, mut bytes) = (0, 0);
@@ -166,7 +166,7 @@ async fn fetch(
                 writer.chunk(&chunk.data).map_err(write)?;
                 chunks += 1;
                 bytes += chunk.data.len() as u64;
-                progress.tell(streams, bytes);
+                bar.reached("saving", bytes);
             }
             Part::End(end) if (end.chunks, end.bytes) == (chunks, bytes) => break,
             Part::Chunk(_) => return Err(mangled("a chunk came with another checksum than it left with")),
@@ -174,7 +174,6 @@ async fn fetch(
             Part::Start(_) => return Err(mangled("it began twice")),
         }
     }
-    progress.end(streams);
     let (totals, buffered) = writer.finish().map_err(write)?;
     buffered.into_inner().map_err(|error| write(error.into_error()))?;
     Ok(totals)
@@ -249,13 +248,21 @@ impl Report for Restored {
     }
 }
 
-fn restore(file: &Path, directory: &Path, streams: &mut Streams<'_>) -> Result<Restored, Failure> {
+fn restore(file: &Path, directory: &Path, streams: &Streams<'_>) -> Result<Restored, Failure> {
     let loaded = load(file, streams)?;
-    let identity =
-        backup::restore(&World::real(), &loaded.state, directory).map_err(|error| match error {
-            RestoreError::NotEmpty(_) => Failure::GuardFailed(error.to_string()),
-            other => Failure::Other(other.to_string()),
-        })?;
+    let bar = Bar::new(streams, loaded.totals.state_bytes);
+    let progress = |step, bytes| {
+        let what = match step {
+            Step::Written => "writing",
+            Step::Checked => "checking",
+        };
+        bar.reached(what, bytes);
+    };
+    let identity = backup::restore(&World::real(), &loaded.state, directory, &progress);
+    let identity = identity.map_err(|error| match error {
+        RestoreError::NotEmpty(_) => Failure::GuardFailed(error.to_string()),
+        other => Failure::Other(other.to_string()),
+    })?;
     Ok(Restored {
         data_dir: directory.display().to_string(),
         cluster: identity.cluster.to_string(),
@@ -350,16 +357,15 @@ impl Report for Inspected {
     }
 }
 
-fn load(path: &Path, streams: &mut Streams<'_>) -> Result<Loaded, Failure> {
+fn load(path: &Path, streams: &Streams<'_>) -> Result<Loaded, Failure> {
     let open = || {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
         Ok((file, length))
     };
     let (file, length) = open().map_err(|error| cannot("read", path, &error))?;
-    let mut progress = Progress::new("read", length);
-    let loaded = backup::read(BufReader::new(file), &mut |bytes| progress.tell(streams, bytes));
-    progress.end(streams);
+    let bar = Bar::new(streams, length);
+    let loaded = backup::read(BufReader::new(file), &mut |bytes| bar.reached("reading", bytes));
     loaded.map_err(|error| match error {
         ReadError::File(backup::file::FileError::Io(error)) => cannot("read", path, &error),
         other => Failure::Other(format!("{}: {other}", path.display())),
@@ -372,52 +378,4 @@ fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
         io::ErrorKind::NotFound if what == "read" => Failure::NotFound(text),
         _ => Failure::Other(text),
     }
-}
-
-/// Says on a terminal how far it is, on one line that is written over.
-struct Progress {
-    what: &'static str,
-    total: u64,
-    told: Instant,
-    shown: bool,
-}
-
-impl Progress {
-    fn new(what: &'static str, total: u64) -> Self {
-        Self {
-            what,
-            total,
-            told: Instant::now(),
-            shown: false,
-        }
-    }
-
-    fn tell(&mut self, streams: &mut Streams<'_>, bytes: u64) {
-        if !streams.terminal || self.told.elapsed() < PROGRESS_EVERY {
-            return;
-        }
-        self.told = Instant::now();
-        self.shown = true;
-        let (done, total) = (mebibytes(bytes), mebibytes(self.total.max(bytes)));
-        let percent = 100 * bytes / self.total.max(bytes).max(1);
-        // Whoever closed stderr doesn't want to know.
-        let _ = write!(
-            streams.err,
-            "\r{} {done} of about {total} MiB ({percent} %) ",
-            self.what
-        );
-        let _ = streams.err.flush();
-    }
-
-    /// The line makes room for what is printed next.
-    fn end(&self, streams: &mut Streams<'_>) {
-        if self.shown {
-            let _ = write!(streams.err, "\r\x1b[K");
-            let _ = streams.err.flush();
-        }
-    }
-}
-
-fn mebibytes(bytes: u64) -> u64 {
-    bytes.div_ceil(1 << 20)
 }

@@ -19,7 +19,7 @@ use spine_core::{Index, State};
 
 pub(super) use self::stopped::{Stopped, open_stopped};
 use super::{
-    checkpoint::{Checkpoints, Loaded},
+    checkpoint::{Checkpoints, Loaded, Progress},
     founding::{Founding, ListError, Record, Refusal},
     identity::Identity,
     recall::OldDisk,
@@ -541,7 +541,7 @@ fn first_start(
 
 /// A generation that holds nothing: the first of a node, generation 0 but for what a crash left.
 fn write_nothing(identity: Identity, checkpoints: &Checkpoints) -> Result<Loaded, CheckpointError> {
-    begin_with(&State::new(), identity, checkpoints)
+    begin_with(&State::new(), identity, checkpoints, &|_, _| {})
 }
 
 /// A generation that stands before the first entry of its log. With a state it is that of a restored directory, which
@@ -550,13 +550,14 @@ pub(crate) fn begin_with(
     state: &State,
     identity: Identity,
     checkpoints: &Checkpoints,
+    progress: Progress<'_>,
 ) -> Result<Loaded, CheckpointError> {
     let applied = Applied {
         position: None,
         membership: Arc::default(),
         state: state.clone(),
     };
-    let generation = checkpoints.write(&identity, &applied, 0)?;
+    let generation = checkpoints.write_telling(&identity, &applied, 0, progress)?;
     Ok(Loaded {
         generation,
         identity,

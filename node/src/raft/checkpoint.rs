@@ -69,6 +69,18 @@ pub struct Loaded {
     pub passed_over: Vec<(Generation, String)>,
 }
 
+/// What is being done with the chunks of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// They are written.
+    Written,
+    /// They are read back, and compared.
+    Checked,
+}
+
+/// Hears of how many bytes of chunks a step is done.
+pub type Progress<'a> = &'a dyn Fn(Step, u64);
+
 /// The checkpoints of one node. Calls wait for the disk.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
@@ -119,6 +131,17 @@ impl Checkpoints {
         applied: &Applied,
         stream_bytes: u64,
     ) -> Result<Generation, CheckpointError> {
+        self.write_telling(identity, applied, stream_bytes, &|_, _| {})
+    }
+
+    /// The same, for somebody who waits.
+    pub fn write_telling(
+        &self,
+        identity: &Identity,
+        applied: &Applied,
+        stream_bytes: u64,
+        progress: Progress<'_>,
+    ) -> Result<Generation, CheckpointError> {
         let state = &applied.state;
         let meta = Meta {
             identity: identity.encode(),
@@ -137,9 +160,12 @@ impl Checkpoints {
             .map(|(number, chunk)| Chunk {
                 key: Bytes::copy_from_slice(&number.to_be_bytes()),
                 value: chunk.into(),
-            });
+            })
+            .inspect(told(Step::Written, progress));
         self.engine.write(&header, &mut chunks, &mut |header, chunks| {
-            let (found, ..) = read(header, chunks)?;
+            let mut tell = told(Step::Checked, progress);
+            let mut chunks = chunks.inspect(|chunk| chunk.iter().for_each(&mut tell));
+            let (found, ..) = read(header, &mut chunks)?;
             if found == meta {
                 Ok(())
             } else {
@@ -152,6 +178,15 @@ impl Checkpoints {
     pub fn log_covered(&self) -> Result<Option<u64>, CheckpointError> {
         // Generation 0 stands before the log's first entry, which has index 0: that entry is kept for it.
         Ok(self.engine.log_index_kept()?.filter(|index| *index > 0))
+    }
+}
+
+/// Counts the chunks that pass.
+fn told(step: Step, progress: Progress<'_>) -> impl FnMut(&Chunk) + '_ {
+    let mut bytes = 0;
+    move |chunk| {
+        bytes += chunk.value.len() as u64;
+        progress(step, bytes);
     }
 }
 
