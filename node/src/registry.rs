@@ -17,6 +17,7 @@ mod readiness;
 mod submit;
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     sync::{
         Arc,
@@ -459,6 +460,12 @@ impl Registry for NodeRegistry {
             state_bytes: state.bytes(),
             ready: *self.ready.borrow(),
         }
+    }
+
+    fn votes(&self) -> BTreeMap<u64, bool> {
+        let newest = self.consensus.newest_roster(self.about.identity.cluster);
+        let seats = newest.into_iter().flat_map(|roster| roster.seats);
+        seats.map(|(node, seat)| (node, seat.votes)).collect()
     }
 
     async fn admin(&self, cx: &Context, command: AdminCommand) -> Result<AdminOutcome, Error> {

@@ -183,20 +183,9 @@ impl Default for Script {
     fn default() -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let registry = Arc::new(Local::new(NodeName::parse("n1").expect("a name")));
-        let up = Change::MemberUp(Member {
-            name: NodeName::parse("n1").expect("a name"),
-            id: 1,
-            node_uuid: "".into(),
-            host: "10.0.0.1".into(),
-            peer_address: "10.0.0.1:8300".into(),
-            http_address: "10.0.0.1:8500".into(),
-            grpc_address: "10.0.0.1:8502".into(),
-            version: "0.1.0".into(),
-            rules: 1,
-        });
         let (address, server) = runtime.block_on(async {
             registry
-                .propose(&Call::new(Dialect::Internal), up)
+                .propose(&Call::new(Dialect::Internal), up(1))
                 .await
                 .expect("applied");
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -251,6 +240,15 @@ impl Runner for Script {
             }
             ("leaderless", []) => {
                 self.registry.set_leaderless(true);
+                Ok(String::new())
+            }
+            ("joins", [number]) => {
+                let (up, cx) = (up(number.parse()?), Call::new(Dialect::Internal));
+                self.runtime.block_on(self.registry.propose(&cx, up))?.result?;
+                Ok(String::new())
+            }
+            ("learns", [number]) => {
+                self.registry.set_vote(number.parse()?, false);
                 Ok(String::new())
             }
             ("stop", []) => {
@@ -309,6 +307,22 @@ impl Runner for Script {
             (name, _) => Err(format!("no command {name}").into()),
         }
     }
+}
+
+/// A server is there.
+fn up(number: u64) -> Change {
+    let address = |port| format!("10.0.0.{number}:{port}").into();
+    Change::MemberUp(Member {
+        name: NodeName::parse(&format!("n{number}")).expect("a name"),
+        id: number,
+        node_uuid: "".into(),
+        host: format!("10.0.0.{number}").into(),
+        peer_address: address(8300),
+        http_address: address(8500),
+        grpc_address: address(8502),
+        version: "0.1.0".into(),
+        rules: 1,
+    })
 }
 
 /// The words of a command line: those of the first argument, and the others as they are.

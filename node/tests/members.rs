@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use spine_api::{AdminCommand, AdminOutcome, Error};
 use spine_core::NodeName;
@@ -48,6 +48,28 @@ async fn a_cluster_of_one_grows_to_five_while_it_takes_writes() {
     let rest: Vec<_> = (0..5).filter(|number| *number != leader).collect();
     cluster.halt(rest[0]).await;
     cluster.leader_among(&rest[1..]).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_voter_knows_who_votes_and_who_only_learns() {
+    let mut cluster = Cluster::start().await;
+    let id = |cluster: &Cluster, number| cluster.node(number).identity().node;
+    let mut votes: BTreeMap<_, _> = (0..3).map(|number| (id(&cluster, number), true)).collect();
+    for number in 0..3 {
+        cluster.until_votes(number, &votes).await;
+    }
+    // One that can't be sent anything is never given a vote.
+    cluster.join_unreachable().await;
+    votes.insert(id(&cluster, 3), false);
+    for number in 0..3 {
+        cluster.until_votes(number, &votes).await;
+    }
+    cluster.join().await;
+    votes.insert(id(&cluster, 4), true);
+    for number in [0, 1, 2, 4] {
+        cluster.until_votes(number, &votes).await;
+    }
     cluster.stop().await;
 }
 

@@ -26,13 +26,15 @@ fn ask(server: &Server, arguments: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(said).unwrap())
 }
 
-/// Waits until it says that the cluster has these members.
+/// Waits until it says that the cluster has these members, and that each has a vote.
 fn await_members(server: &Server, names: &[&str]) {
-    wait::until_true("the members are these", READY_WITHIN, || {
+    wait::until_true("the members are these, and vote", READY_WITHIN, || {
         let (exit, said) = ask(server, &["members"]);
-        let listed = said.lines().skip(1);
-        let listed = listed.filter_map(|line| line.split_whitespace().next());
-        exit == Some(0) && listed.eq(names.iter().copied())
+        let listed = said.lines().skip(1).filter_map(|line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?, words.nth(1)?))
+        });
+        exit == Some(0) && listed.eq(names.iter().map(|name| (*name, "votes")))
     });
 }
 

@@ -1,7 +1,7 @@
 //! A registry that is one value in memory: no cluster, no disk, no clock of its own. Tests of dialects and of
 //! clients stand on it, and time passes in it only when they say so.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -23,7 +23,12 @@ pub struct Local {
     now: Mutex<(State, Time)>,
     /// Set to answer as a node without a leader does.
     leaderless: Mutex<bool>,
+    /// Who votes and who learns.
+    votes: Mutex<BTreeMap<u64, bool>>,
 }
+
+/// The id of the one server that there is.
+const NODE: u64 = 1;
 
 impl Local {
     /// An empty registry on a node of this name.
@@ -34,6 +39,7 @@ impl Local {
             hub: Hub::new(state.clone()),
             now: Mutex::new((state, Time(0))),
             leaderless: Mutex::new(false),
+            votes: Mutex::new([(NODE, true)].into()),
         }
     }
 
@@ -60,6 +66,11 @@ impl Local {
     /// From now on answers as a node that knows no leader, or again as one that does.
     pub fn set_leaderless(&self, leaderless: bool) {
         *self.leaderless.lock() = leaderless;
+    }
+
+    /// From now on says so of a server, whether or not there is one of this id.
+    pub fn set_vote(&self, node_id: u64, votes: bool) {
+        self.votes.lock().insert(node_id, votes);
     }
 
     fn apply(&self, request: Request) -> Applied {
@@ -149,7 +160,7 @@ impl Registry for Local {
         let leader = !*self.leaderless.lock();
         NodeStatus {
             name: self.name.clone(),
-            node_id: 1,
+            node_id: NODE,
             cluster_id: "11111111-2222-3333-4444-555555555555".into(),
             datacenter: "dc1".into(),
             role: if leader { Role::Leader } else { Role::Follower },
@@ -165,6 +176,10 @@ impl Registry for Local {
             state_bytes: state.bytes(),
             ready: true,
         }
+    }
+
+    fn votes(&self) -> BTreeMap<u64, bool> {
+        self.votes.lock().clone()
     }
 
     async fn admin(&self, _cx: &Context, command: AdminCommand) -> Result<AdminOutcome, Error> {

@@ -1,6 +1,6 @@
 //! The door: all that a dialect knows of the cluster.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use spine_core::{
@@ -37,6 +37,12 @@ pub trait Registry: Send + Sync + 'static {
 
     /// What this node knows of itself. Local, never waits.
     fn status(&self) -> NodeStatus;
+
+    /// Which servers vote (`true`) and which only learn, by Raft node id, as the newest entry of this node's log has it. Who
+    /// is not in it is not known of. Local, never waits.
+    fn votes(&self) -> BTreeMap<u64, bool> {
+        BTreeMap::new()
+    }
 
     /// Administers the cluster.
     async fn admin(&self, cx: &Context, command: AdminCommand) -> Result<AdminOutcome, Error>;

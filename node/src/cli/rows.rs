@@ -116,6 +116,9 @@ pub(super) struct MemberRow {
     id: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     leader: Option<bool>,
+    /// `None`: the server that was asked doesn't say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    votes: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'static str>,
     grpc_address: String,
@@ -141,11 +144,13 @@ impl From<v1::Member> for MemberRow {
             leader,
             failed,
             rules_known,
+            votes,
         } = member;
         Self {
             name,
             id,
             leader: Some(leader),
+            votes,
             status: Some(if failed { "failed" } else { "alive" }),
             grpc_address,
             http_address,
@@ -177,13 +182,19 @@ impl MemberRow {
 
 impl Row for MemberRow {
     const HEADER: &'static [&'static str] = &[
-        "NAME", "LEADER", "STATUS", "GRPC", "HTTP", "PEER", "VERSION", "RULES",
+        "NAME", "LEADER", "VOTE", "STATUS", "GRPC", "HTTP", "PEER", "VERSION", "RULES",
     ];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.clone(),
             if self.leader == Some(true) { "yes" } else { "no" }.to_owned(),
+            match self.votes {
+                Some(true) => "votes",
+                Some(false) => "learns",
+                None => "unknown",
+            }
+            .to_owned(),
             self.status.unwrap_or_default().to_owned(),
             self.grpc_address.clone(),
             self.http_address.clone(),

@@ -174,6 +174,12 @@ impl Consensus {
         Roster::of(cluster, &metrics.committed_membership_config)
     }
 
+    /// The members by the newest entry of the log, committed or not: by it votes are counted.
+    pub fn newest_roster(&self, cluster: ClusterId) -> Option<Roster> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        Roster::of(cluster, &metrics.membership_config)
+    }
+
     /// Changes the members as `decide` says from how they stand, and waits until that is committed; where it gives no
     /// change, nothing is done.
     pub async fn change_members<T>(

@@ -1,6 +1,7 @@
 //! Three nodes in one process, or as many as join, on loopback addresses of their own.
 
 use std::{
+    collections::BTreeMap,
     net::Ipv4Addr,
     path::PathBuf,
     sync::{
@@ -141,6 +142,14 @@ impl Cluster {
         }
     }
 
+    /// Another node joins, and is taken in when this returns, but says that it is where nobody is: it gets no entries.
+    pub async fn join_unreachable(&mut self) {
+        let mut newcomer = self.newcomer(&peer(self.host, self.members.len()).name, self.members.len());
+        newcomer.settings.peer_address = format!("{}:1", self.host).into();
+        newcomer.node = Some(newcomer.begin(World::real()).await);
+        self.members.push(newcomer);
+    }
+
     /// Another node wants to join under a name.
     pub async fn join_as(&mut self, name: &str) -> Result<(), StartError> {
         let newcomer = self.newcomer(name, self.members.len());
@@ -236,6 +245,18 @@ impl Cluster {
             }
         };
         timeout(PATIENCE, voted).await.expect("they vote");
+    }
+
+    /// Waits until a node's registry says so of who votes and who learns.
+    pub async fn until_votes(&self, number: usize, votes: &BTreeMap<u64, bool>) {
+        let registry = self.registry(number);
+        let said = async {
+            let mut look = tokio::time::interval(Duration::from_millis(10));
+            while registry.votes() != *votes {
+                look.tick().await;
+            }
+        };
+        timeout(PATIENCE, said).await.expect("it says so");
     }
 
     /// Waits until a node serves.

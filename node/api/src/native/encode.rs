@@ -198,6 +198,7 @@ fn pace(pace: Pace) -> v1::Pace {
     }
 }
 
+/// A server by its row, which doesn't say whether it votes.
 pub(super) fn member(member: &Member, status: MemberStatus, leader: Option<&NodeName>) -> v1::Member {
     v1::Member {
         name: member.name.to_string(),
@@ -209,6 +210,7 @@ pub(super) fn member(member: &Member, status: MemberStatus, leader: Option<&Node
         leader: leader == Some(&member.name),
         failed: status == MemberStatus::Failed,
         rules_known: member.rules,
+        votes: None,
     }
 }
 

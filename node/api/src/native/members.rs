@@ -66,9 +66,13 @@ async fn leave(door: &Door, cx: &Context) -> Result<v1::LeaveResponse, Error> {
 async fn list_members(door: &Door, cx: &Context) -> Result<v1::ListMembersResponse, Error> {
     let (members, header) = door.ask(cx, &AllMembers).await?;
     let leader = door.registry.status().leader;
+    let votes = door.registry.votes();
     let members = members
         .iter()
-        .map(|view| encode::member(&view.member, view.liveness.status, leader.as_ref()))
+        .map(|view| v1::Member {
+            votes: votes.get(&view.member.id).copied(),
+            ..encode::member(&view.member, view.liveness.status, leader.as_ref())
+        })
         .collect();
     Ok(v1::ListMembersResponse {
         header: Some(header),

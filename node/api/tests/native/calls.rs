@@ -108,6 +108,7 @@ async fn members_and_this_server_are_told() {
         (list.len(), list[0].name.as_str(), list[0].leader, list[0].failed),
         (1, "n1", true, false)
     );
+    assert_eq!(list[0].votes, Some(true));
     served.registry.local.set_leaderless(true);
     let status = members
         .server_status(v1::ServerStatusRequest {})

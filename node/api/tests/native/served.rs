@@ -1,6 +1,6 @@
 //! A native API to call, on a registry that can be told to fail and remembers who called.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use spine_api::{
     AdminCommand, AdminOutcome, Context, Error, NodeStatus, Registry,
@@ -175,6 +175,10 @@ impl Registry for Scripted {
             ready: self.told.lock().unwrap().ready,
             ..self.local.status()
         }
+    }
+
+    fn votes(&self) -> BTreeMap<u64, bool> {
+        self.local.votes()
     }
 
     async fn admin(&self, cx: &Context, command: AdminCommand) -> Result<AdminOutcome, Error> {
