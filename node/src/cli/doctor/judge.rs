@@ -92,6 +92,21 @@ impl Facts {
     }
 }
 
+impl Server {
+    /// Whether it is a voter. Where the one that listed it doesn't tell, its own word counts, and one that doesn't answer
+    /// is taken for a voter.
+    fn votes(&self) -> bool {
+        let role = self.said.as_ref().ok().map(|reached| reached.said.role());
+        self.member.votes.unwrap_or(role != Some(v1::Role::Learner))
+    }
+
+    /// Whether it answers, and not one at its place that has lost its directory and waits for its vote.
+    fn answers_itself(&self) -> bool {
+        let said = self.said.as_ref();
+        said.is_ok_and(|reached| reached.said.id == self.member.id)
+    }
+}
+
 /// The findings, or one that says that there is none.
 fn or_ok(findings: Vec<Finding>, check: &'static str, measured: impl FnOnce() -> String) -> Vec<Finding> {
     if findings.is_empty() {
@@ -132,12 +147,8 @@ fn members(facts: &Facts) -> Vec<Finding> {
 
 fn quorum(facts: &Facts) -> Vec<Finding> {
     const CHECK: &str = "quorum";
-    let learns = |server: &&Server| {
-        let said = server.said.as_ref().ok();
-        said.is_some_and(|reached| reached.said.role() == v1::Role::Learner)
-    };
-    let voters: Vec<_> = facts.servers.iter().filter(|server| !learns(server)).collect();
-    let live = voters.iter().filter(|server| server.said.is_ok()).count();
+    let voters: Vec<_> = facts.servers.iter().filter(|server| server.votes()).collect();
+    let live = voters.iter().filter(|voter| voter.answers_itself()).count();
     let needed = voters.len() / 2 + 1;
     let measured = format!("{live} of {} voters answer, {needed} are needed", voters.len());
     let mut found = Vec::new();

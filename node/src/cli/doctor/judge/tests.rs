@@ -140,31 +140,86 @@ fn a_server_that_is_down_is_named_and_so_is_what_it_costs() {
     assert_eq!(found(|server| server.member.failed = true), one("members", Warn));
 }
 
+/// A cluster of so many that is well.
+fn of(count: u64) -> Facts {
+    let mut facts = Facts {
+        servers: (1..=count).map(server).collect(),
+    };
+    for server in &mut facts.servers {
+        let own = server.member.id;
+        let said = &mut server.said.as_mut().unwrap().said;
+        let model = said.peers[0].clone();
+        let others = (1..=count).filter(|id| *id != own);
+        said.peers = others
+            .map(|id| v1::PeerCondition { id, ..model.clone() })
+            .collect();
+    }
+    facts
+}
+
+/// What is said of the quorum.
+fn quorum_of(facts: &Facts) -> Vec<String> {
+    quorum(facts)
+        .into_iter()
+        .map(|finding| finding.measured)
+        .collect()
+}
+
 #[test]
 fn numbers_of_voters_that_help_nobody_are_noted() {
-    let with = |numbers: std::ops::RangeInclusive<u64>| {
-        let mut facts = Facts {
-            servers: numbers.clone().map(server).collect(),
-        };
-        for server in &mut facts.servers {
-            let own = server.member.id;
-            let said = &mut server.said.as_mut().unwrap().said;
-            let model = said.peers[0].clone();
-            let others = numbers.clone().filter(|id| *id != own);
-            said.peers = others
-                .map(|id| v1::PeerCondition { id, ..model.clone() })
-                .collect();
-        }
-        facts
-    };
-    assert_eq!(wrong(&with(1..=1)), [all("quorum", Warn)]);
+    assert_eq!(wrong(&of(1)), [all("quorum", Warn)]);
     // Of two, the loss of either stops everything.
-    assert_eq!(wrong(&with(1..=2)), [all("quorum", Warn), all("quorum", Warn)]);
-    assert_eq!(wrong(&with(1..=4)), [all("quorum", Warn)]);
-    assert_eq!(wrong(&with(1..=5)), []);
-    let mut learning = with(1..=4);
-    learning.servers[3].said.as_mut().unwrap().said.role = v1::Role::Learner.into();
-    assert_eq!(wrong(&learning), [], "who learns doesn't vote");
+    assert_eq!(wrong(&of(2)), [all("quorum", Warn), all("quorum", Warn)]);
+    assert_eq!(wrong(&of(4)), [all("quorum", Warn)]);
+    assert_eq!(wrong(&of(5)), []);
+}
+
+#[test]
+fn who_learns_is_no_voter_whether_it_answers_or_not() {
+    let mut facts = of(4);
+    for server in &mut facts.servers {
+        server.member.votes = Some(server.member.id != 4);
+    }
+    assert_eq!(wrong(&facts), []);
+    let unreachable = || Err(Error::Unreachable("refused".to_owned()));
+    facts.servers[3].said = unreachable();
+    assert_eq!(quorum_of(&facts), ["3 of 3 voters answer, 2 are needed"]);
+    assert_eq!(
+        wrong(&facts),
+        [("members", "n4".to_owned(), Fail)],
+        "its death costs no quorum"
+    );
+    // A voter that is down beside it does.
+    facts.servers[2].said = unreachable();
+    let down = quorum_of(&facts);
+    assert_eq!(
+        down,
+        ["2 of 3 voters answer, 2 are needed: no further failure is survived"]
+    );
+}
+
+#[test]
+fn where_nobody_tells_who_votes_each_has_a_word_on_itself() {
+    let mut facts = of(4);
+    facts.servers[3].said.as_mut().unwrap().said.role = v1::Role::Learner.into();
+    assert_eq!(wrong(&facts), [], "it says that it learns");
+    facts.servers[3].said = Err(Error::Unreachable("refused".to_owned()));
+    assert_eq!(quorum_of(&facts).len(), 2, "it may be a voter");
+}
+
+#[test]
+fn one_that_lost_its_directory_does_not_vote_in_its_own_place() {
+    let mut facts = three();
+    for server in &mut facts.servers {
+        server.member.votes = Some(true);
+    }
+    let wiped = &mut facts.servers[1].said.as_mut().unwrap().said;
+    wiped.id = 9;
+    wiped.role = v1::Role::Learner.into();
+    assert_eq!(
+        quorum_of(&facts),
+        ["2 of 3 voters answer, 2 are needed: no further failure is survived"]
+    );
 }
 
 #[test]
