@@ -451,8 +451,9 @@ impl Registry for NodeRegistry {
             leader: leader.and_then(|leader| NodeName::parse(&leader.name).ok()),
             last_contact,
             term: raft.term,
-            last_log: raft.last_log,
-            committed: raft.committed,
+            // Raft tells its figures a moment after it has had an entry applied.
+            last_log: raft.last_log.max(applied),
+            committed: raft.committed.max(applied),
             applied,
             index: state.index(),
             time: state.time(),

@@ -317,8 +317,37 @@ fn all_come_back_with_other_addresses() {
     }
 }
 
+#[test]
+fn halves_that_found_each_other_elsewhere_find_the_other_half() {
+    let place = tempfile::tempdir().unwrap();
+    let mut servers = ["a", "b", "c", "d"].map(|name| Server::new(place.path(), name));
+    let list = server::founders(&servers);
+    for server in &mut servers {
+        server.found(&list);
+    }
+    for server in &mut servers {
+        server.await_ready();
+    }
+    put(&servers[0], "kept", "yes");
+    move_all(&mut servers);
+    // Two find each other while the other two are not there yet,
+    let [a, b, c, d] = &mut servers;
+    let seeds = format!("{},{}", b.peer, c.peer);
+    a.start(&["serve", "--join", &seeds, "--peer-addr", &a.peer.to_string()]);
+    b.join(a.peer, &[]);
+    for server in [&*a, b] {
+        wait::until_true("it was recognized", READY_WITHIN, || {
+            server.said().matches("storage opened").count() == 2
+        });
+    }
+    // and those are told of each other alone.
+    c.join(d.peer, &[]);
+    d.join(c.peer, &[]);
+    await_moved(&mut servers);
+}
+
 /// All end, and are to have other addresses.
-fn move_all(servers: &mut [Server; 3]) {
+fn move_all(servers: &mut [Server]) {
     for server in servers {
         server.kill();
         server.peer = spine_process::free_address();
@@ -326,7 +355,7 @@ fn move_all(servers: &mut [Server; 3]) {
 }
 
 /// Waits until all serve and the log knows where they are.
-fn await_moved(servers: &mut [Server; 3]) {
+fn await_moved(servers: &mut [Server]) {
     let mut places: Vec<_> = servers.iter().map(|server| server.peer.to_string()).collect();
     places.sort();
     for server in &mut *servers {

@@ -233,14 +233,14 @@ impl Meeting {
         starts: Starts,
         seeds: &[String],
     ) -> Result<Recognized, StartError> {
-        let recognized = Recognized::new(self.presence.clone(), starts);
+        let recognized = Recognized::new(self.presence.clone(), starts, seeds.to_vec());
         let node = self.presence.node();
         while self
             .presence
             .roster()
             .is_some_and(|roster| roster.has_other_voters(node))
         {
-            match recognized.introduce(own, seeds).await? {
+            match recognized.introduce(own).await? {
                 Ok(()) => break,
                 Err(missing) => self.wait_for(&missing, "to be recognized by one other voter"),
             }

@@ -41,6 +41,8 @@ const TELL_AGAIN: Duration = Duration::from_secs(1);
 pub struct Recognized {
     presence: Presence,
     starts: Starts,
+    /// Where the others may be besides where they were.
+    seeds: Vec<String>,
 }
 
 /// What another member says of this server.
@@ -57,28 +59,28 @@ enum Told {
 }
 
 impl Recognized {
-    /// The server that shows itself as `presence`, and had these starts.
-    pub(super) fn new(presence: Presence, starts: Starts) -> Self {
-        Self { presence, starts }
+    /// The server that shows itself as `presence`, had these starts, and was told of others at `seeds`.
+    pub(super) fn new(presence: Presence, starts: Starts, seeds: Vec<String>) -> Self {
+        Self {
+            presence,
+            starts,
+            seeds,
+        }
     }
 
     fn roster(&self) -> Roster {
         self.presence.roster().expect("a member has a cluster")
     }
 
-    /// Introduces this server to all others, at every place where they may be and at `seeds`. Fine if one other voter
-    /// recognizes it and none objects.
-    pub(super) async fn introduce(
-        &self,
-        own: Durable,
-        seeds: &[String],
-    ) -> Result<Result<(), Vec<Missing>>, StartError> {
+    /// Introduces this server to all others, at every place where they may be. Fine if one other voter recognizes it and none
+    /// objects.
+    pub(super) async fn introduce(&self, own: Durable) -> Result<Result<(), Vec<Missing>>, StartError> {
         let roster = self.roster();
         let others: Vec<_> = roster.others(self.presence.node()).collect();
         let places = others
             .iter()
             .flat_map(|(id, seat)| self.presence.places(*id, seat));
-        let places: BTreeSet<String> = places.chain(seeds.iter().cloned()).collect();
+        let places: BTreeSet<String> = places.chain(self.seeds.iter().cloned()).collect();
         let mut asked: FuturesUnordered<_> = places
             .into_iter()
             .map(|place| async move {
@@ -105,7 +107,7 @@ impl Recognized {
                         end.get_or_insert_with(|| Instant::now() + OTHERS_WITHIN);
                     }
                 }
-                Some((place, Err(NotHeard::Elsewhere(other)))) if seeds.contains(&place) => {
+                Some((place, Err(NotHeard::Elsewhere(other)))) if self.seeds.contains(&place) => {
                     return Err(self.sent_elsewhere(place, other).into());
                 }
                 Some((place, Err(why))) => {
@@ -146,6 +148,9 @@ impl Recognized {
     /// Tells the others every few seconds what this server has durably, and sooner while no leader is heard: then this
     /// server may have been removed, which the leader tells nobody who is a member no longer. Ends when one of them knows
     /// more, or that it was, and says so.
+    ///
+    /// While one of them is not where it was, the seeds are told as well: where all have moved, some may have found each other
+    /// before the rest was there, and none of the log knows where that is.
     pub async fn stay_known(
         self,
         log: Arc<dyn LogStore>,
@@ -164,7 +169,9 @@ impl Recognized {
             let due = others.filter(|(node, _)| next.get(node).is_none_or(|next| *next <= now));
             let mut telling: FuturesUnordered<_> =
                 due.map(|(node, seat)| self.tell(node, seat, &*log)).collect();
+            let mut is_one_missing = false;
             while let Some((node, told)) = telling.next().await {
+                is_one_missing |= told.is_none();
                 let again = match told {
                     Some(Told::Objection(old)) => return old.into(),
                     Some(Told::GivenUp(refusal)) => return refusal.into(),
@@ -172,6 +179,9 @@ impl Recognized {
                     Some(Told::Fine { remembers: false }) | None => TELL_AGAIN,
                 };
                 next.insert(node, now + again);
+            }
+            if is_one_missing && let Some(end) = self.seek(&*log).await {
+                return end;
             }
             if let Some(removed) = self.presence.removed() {
                 return removed.into();
@@ -184,10 +194,29 @@ impl Recognized {
         }
     }
 
+    /// Tells whoever is at the seeds, so that both know from then on where the other is. Gives why this server ends, if one of
+    /// them says so.
+    async fn seek(&self, log: &dyn LogStore) -> Option<StartError> {
+        let own = self.durable(log);
+        let mut told: FuturesUnordered<_> = self.seeds.iter().map(|seed| self.ask(seed, own)).collect();
+        while let Some(told) = told.next().await {
+            match told {
+                Ok((_, Told::Objection(old))) => return Some(old.into()),
+                Ok((_, Told::GivenUp(refusal))) => return Some(refusal.into()),
+                Ok((_, Told::Fine { .. })) | Err(_) => {}
+            }
+        }
+        None
+    }
+
+    fn durable(&self, log: &dyn LogStore) -> Durable {
+        let own = Durable::of(self.starts.present(), &log.durable());
+        own.expect("the log's vote was written by Raft")
+    }
+
     /// Tells one of the others, wherever it may be; `None` if it does not answer.
     async fn tell(&self, node: u64, seat: &Seat, log: &dyn LogStore) -> (u64, Option<Told>) {
-        let own = Durable::of(self.starts.present(), &log.durable());
-        let own = own.expect("the log's vote was written by Raft");
+        let own = self.durable(log);
         for place in self.presence.places(node, seat) {
             match self.ask(&place, own).await {
                 Ok((_, told @ Told::GivenUp(_))) => return (node, Some(told)),
