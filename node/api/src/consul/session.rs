@@ -107,8 +107,7 @@ fn terms(call: &Call, body: SessionBody) -> Result<LeaseTerms, Failure> {
         "delete" => LeaseEnd::Delete,
         other => return Err(Failure::Session(format!("Invalid Behavior setting '{other}'"))),
     };
-    let node_checks = body.nodechecks.or(body.checks);
-    let node_checks = node_checks.unwrap_or_else(|| vec![NODE_CHECK.to_owned()]);
+    let node_checks = node_checks(body.nodechecks, body.checks);
     let ids = |ids: Vec<String>| ids.iter().map(|id| CheckId::parse(id)).collect::<Result<_, _>>();
     let service_checks = body.servicechecks.into_iter().map(|check| check.id).collect();
     Ok(LeaseTerms {
@@ -119,6 +118,19 @@ fn terms(call: &Call, body: SessionBody) -> Result<LeaseTerms, Failure> {
         end,
         lock_delay: lock_delay(body.lockdelay)?,
     })
+}
+
+/// The checks of the node that a session hangs on, as Consul since 1.7 has it: those of the old field `Checks` beside those of
+/// `NodeChecks`, which is the node's own check if it is left out; and none if `Checks` is empty.
+fn node_checks(named: Option<Vec<String>>, old: Option<Vec<String>>) -> Vec<String> {
+    let named = named.unwrap_or_else(|| vec![NODE_CHECK.to_owned()]);
+    let old = match old {
+        None => return named,
+        Some(old) if old.is_empty() => return old,
+        Some(old) => old,
+    };
+    let more: Vec<_> = old.into_iter().filter(|id| !named.contains(id)).collect();
+    [named, more].concat()
 }
 
 fn ttl(text: &str) -> Result<Option<Ttl>, Failure> {
@@ -193,9 +205,8 @@ pub(crate) async fn renew(call: Call) -> Handled {
 /// One session, as a list of one or none.
 pub(crate) async fn info(call: Call) -> Handled {
     let name = call.name_or(Failure::MissingSession)?;
-    let Some(id) = parse(&name) else {
-        return Ok(call.json(&[(); 0]));
-    };
+    // What is no UUID is asked for as the one that nobody has: the answer, its index and its waiting are the same.
+    let id = parse(&name).unwrap_or(LeaseId(0));
     let found = call.ask(&OneLease(id)).await?;
     let sessions: Vec<_> = found.value.iter().filter_map(SessionWire::of).collect();
     Ok(call.json(&sessions).with_all(found.headers))

@@ -145,7 +145,12 @@ fn op(kv: &KvBody, value: &Bytes) -> Result<(Verb, TxnOp), String> {
         // A row's index is never 0, so with 0 it fails, as for Consul, whether the key is there or not.
         Verb::CheckIndex if kv.index == 0 => check(Operand::ModifyIndex(Index(u64::MAX))),
         Verb::CheckIndex => check(Operand::ModifyIndex(Index(kv.index))),
-        Verb::CheckSession => check(Operand::Lock(session::parse(&kv.session))),
+        Verb::CheckSession if kv.session.is_empty() => check(Operand::Lock(None)),
+        // What is no session's id is nobody's lock.
+        Verb::CheckSession => match session::parse(&kv.session) {
+            Some(id) => check(Operand::Lock(Some(id))),
+            None => check(Operand::ModifyIndex(Index(u64::MAX))),
+        },
         Verb::CheckNotExists => check(Operand::Version(0)),
         Verb::Delete => delete(one, Guard::Always),
         Verb::DeleteTree => delete(tree, Guard::Always),
