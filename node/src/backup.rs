@@ -10,8 +10,7 @@ pub mod file;
 
 use std::{
     ffi::OsString,
-    fs, io,
-    io::Read,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -20,12 +19,12 @@ use spine_core::{State, codec::DecodeError, snapshot};
 use self::file::{FileError, Head, Next, Reader, Totals};
 use crate::{
     raft::{
-        bootstrap,
+        bootstrap::{self, RESTORING},
         checkpoint::{Checkpoints, Progress},
         identity::Identity,
     },
     storage::checkpoint::CheckpointError,
-    world::World,
+    world::{World, files::Open},
 };
 
 /// A snapshot file that was read and found to be whole.
@@ -85,9 +84,9 @@ pub enum RestoreError {
     /// There is something in the directory.
     #[error("{} is not empty: name a directory that is, or that doesn't exist", .0.display())]
     NotEmpty(PathBuf),
-    /// The path names no directory that can be made.
-    #[error("{} is no name for a directory", .0.display())]
-    NoName(PathBuf),
+    /// Another process has the directory.
+    #[error("{} is in use by another process", .0.display())]
+    InUse(PathBuf),
     /// The disk.
     #[error("{what}: {source}")]
     Io {
@@ -107,60 +106,100 @@ impl RestoreError {
     }
 }
 
-/// Makes a data directory that begins a new cluster of one server with `state`. It gets its name when all of it is
-/// durable, so a start never finds a part of it. `progress` hears how far that is.
+/// What may be in a directory that counts as empty: what the makers of file systems put there, and our own lock.
+const NOTHING: [&str; 2] = ["lost+found", "lock"];
+/// What a server has its state in.
+const CHECKPOINT: &str = "checkpoint";
+
+/// Makes `directory` that of a new cluster of one server, which begins with `state`. It may be a mount point, so all is done
+/// within it: a mark is there from before the first byte until the last one is durable, and where the mark is no server starts
+/// and another restore begins anew. `progress` hears how far it is.
 ///
 /// # Errors
-/// [`RestoreError`]; the directory is then as it was.
+/// [`RestoreError`]; nothing is restored then, and it can be tried again.
 pub fn restore(
     world: &World,
     state: &State,
     directory: &Path,
     progress: Progress<'_>,
 ) -> Result<Identity, RestoreError> {
-    if !is_empty(directory).map_err(RestoreError::io("looking into the data directory"))? {
-        return Err(RestoreError::NotEmpty(directory.to_owned()));
-    }
-    let draft = draft_of(directory).ok_or_else(|| RestoreError::NoName(directory.to_owned()))?;
-    let parent = parent_of(&draft);
-    if draft.exists() {
-        fs::remove_dir_all(&draft).map_err(RestoreError::io("removing what an attempt before left"))?;
-    }
+    // Before the lock is left in a directory that is somebody else's.
+    check_empty(world, directory)?;
     world
         .files
-        .create_dir(&draft)
+        .create_dir(directory)
         .map_err(RestoreError::io("making the data directory"))?;
+    let _lock = world.locks.lock(directory).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => RestoreError::InUse(directory.to_owned()),
+        _ => RestoreError::io("locking the data directory")(error),
+    })?;
+    check_empty(world, directory)?;
+    let restored = write(world, state, directory, progress);
+    if restored.is_err() {
+        // What stays, as after a crash, is cleared away by the next attempt, which the mark lets in.
+        let _ = clear_away(world, directory);
+    }
+    restored
+}
+
+fn check_empty(world: &World, directory: &Path) -> Result<(), RestoreError> {
+    let names = world
+        .files
+        .names(directory)
+        .map_err(RestoreError::io("looking into the data directory"))?;
+    let is_marked = names.iter().any(|name| name == RESTORING);
+    let counts = |name: &OsString| {
+        let own = is_marked && (name == RESTORING || name == CHECKPOINT);
+        !own && !NOTHING.iter().any(|nothing| name == nothing)
+    };
+    if names.iter().any(counts) {
+        return Err(RestoreError::NotEmpty(directory.to_owned()));
+    }
+    Ok(())
+}
+
+fn write(
+    world: &World,
+    state: &State,
+    directory: &Path,
+    progress: Progress<'_>,
+) -> Result<Identity, RestoreError> {
+    mark(world, directory).map_err(RestoreError::io("marking the data directory"))?;
+    let place = directory.join(CHECKPOINT);
+    world
+        .files
+        .remove_all(&place)
+        .map_err(RestoreError::io("removing what an attempt before left"))?;
     let identity = Identity::found(&*world.rng);
-    let checkpoints = Checkpoints::new((world.engine)(&draft.join("checkpoint"))?);
+    let checkpoints = Checkpoints::new((world.engine)(&place)?);
     bootstrap::begin_with(state, identity, &checkpoints, progress)?;
     drop(checkpoints);
     world
         .files
-        .sync_dir(&draft)
-        .and_then(|()| world.files.rename(&draft, directory))
-        .and_then(|()| world.files.sync_dir(&parent))
-        .map_err(RestoreError::io("naming the data directory"))?;
+        .sync_dir(directory)
+        .and_then(|()| unmark(world, directory))
+        .map_err(RestoreError::io("ending the restore"))?;
     Ok(identity)
 }
 
-fn is_empty(directory: &Path) -> io::Result<bool> {
-    match fs::read_dir(directory) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(error),
+/// From here on what is in the directory belongs to a restore.
+fn mark(world: &World, directory: &Path) -> io::Result<()> {
+    match world.files.open(&directory.join(RESTORING), Open::New) {
+        // Of an attempt before. It may be no more durable than ours would be.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(_) | Err(_) => {}
     }
+    world.files.sync_dir(directory)
 }
 
-/// Where the directory grows: beside its place, on the same disk.
-fn draft_of(directory: &Path) -> Option<PathBuf> {
-    let mut name = OsString::from(directory.file_name()?);
-    name.push(".restoring");
-    Some(directory.with_file_name(name))
+/// From here on it is a server's.
+fn unmark(world: &World, directory: &Path) -> io::Result<()> {
+    world.files.remove(&directory.join(RESTORING))?;
+    world.files.sync_dir(directory)
 }
 
-fn parent_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
+fn clear_away(world: &World, directory: &Path) -> io::Result<()> {
+    world.files.remove_all(&directory.join(CHECKPOINT))?;
+    world.files.sync_dir(directory)?;
+    unmark(world, directory)
 }

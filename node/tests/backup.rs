@@ -2,12 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+#[path = "support/remains.rs"]
+mod remains;
 mod support;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
+use remains::{Remains, disk::Rng};
 use spine_api::{Registry, hub::Hub};
-use spine_core::{Command, LeaseGrant, LeaseId, NodeName, State, Ttl, snapshot};
+use spine_core::{Command, Index, LeaseGrant, LeaseId, NodeName, State, Ttl, snapshot};
 use spine_node::{
     Node, World,
     backup::{
@@ -16,10 +19,15 @@ use spine_node::{
     },
     metrics_sink::Uncounted,
     node::{PeerPort, PeerSettings},
-    raft::{Peer, bootstrap::StartError, identity::Identity},
+    raft::{
+        Peer,
+        bootstrap::{self, FirstStart, Found, StartError},
+        identity::Identity,
+    },
+    storage::{log::LogHooks, segment::LogOptions},
     world::net::{Net, OsNet},
 };
-use support::{cx, put, read, settings, start, write};
+use support::{cx, put, read, settings, start, try_start, write};
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -185,8 +193,124 @@ fn written_state() -> State {
     State::clone(&Hub::newest(local.hub()))
 }
 
+/// Cuts for each step, as each time the disk keeps something else of what was not flushed.
+const CUTS: u64 = 6;
+
 #[test]
-fn only_an_empty_directory_is_taken_and_what_an_attempt_left_is_cleared_away() {
+fn at_every_step_all_is_restored_or_nothing_and_it_can_be_run_again() {
+    let state = written_state();
+    let directory = Path::new("/data");
+    let restore = |remains: &Remains| backup::restore(&remains.world(), &state, directory, &|_, _| {});
+    // The root of a file system that was just made.
+    let fresh = || {
+        let remains = Remains::default();
+        remains.disk.put(&directory.join("lost+found/file"), b"");
+        remains
+    };
+    let steps = {
+        let remains = fresh();
+        restore(&remains).unwrap();
+        remains.disk.operations()
+    };
+    assert!(steps > 8, "{steps}");
+    let (mut nothing, mut half, mut whole) = (0, 0, 0);
+    for (step, cut) in (0..=steps).flat_map(|step| (0..CUTS).map(move |cut| (step, cut))) {
+        let mut rng = Rng::new(step * CUTS + cut + 1);
+        let remains = fresh();
+        remains.disk.crash_at(step);
+        let first = restore(&remains);
+        let remains = remains.after_crash(&mut rng);
+        // And once more, while it is run again.
+        remains.disk.crash_at(rng.below(2 * steps));
+        let second = restore(&remains);
+        let remains = remains.after_crash(&mut rng);
+        let done = first.or(second);
+        match found(&remains.after_crash(&mut rng), directory) {
+            Ok(index) if index == state.index() => {
+                whole += 1;
+                let refused = restore(&remains).unwrap_err();
+                assert!(matches!(refused, RestoreError::NotEmpty(_)), "{refused}");
+            }
+            Ok(index) => {
+                nothing += 1;
+                assert_eq!(index, Index(0), "step {step}: a part of it");
+                assert!(done.is_err(), "step {step}: it was said to be done");
+                restore(&remains).unwrap();
+            }
+            Err(error) => {
+                half += 1;
+                assert!(
+                    matches!(error, StartError::HalfRestored(_)),
+                    "step {step}: {error}"
+                );
+                assert!(done.is_err(), "step {step}: it was said to be done");
+                restore(&remains).unwrap();
+            }
+        }
+        let index = found(&remains, directory).unwrap();
+        assert_eq!(index, state.index(), "step {step}: in the end it is there");
+    }
+    assert!(
+        nothing > 0 && half > 0 && whole > 0,
+        "from the first step to the last: {nothing}, {half}, {whole}"
+    );
+}
+
+/// What a server that starts there has.
+fn found(remains: &Remains, directory: &Path) -> Result<Index, StartError> {
+    let options = LogOptions {
+        segment_bytes: 64 << 10,
+        spares: 0,
+        ..LogOptions::default()
+    };
+    let hooks = LogHooks::fatal(|_| {});
+    match bootstrap::open(&remains.world(), directory, options, hooks, FirstStart::Alone)? {
+        Found::Node(opened) => {
+            opened.log.close().unwrap();
+            Ok(opened.loaded.applied.state.index())
+        }
+        Found::Empty(_) => panic!("alone it begins"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_server_starts_on_what_is_half_restored() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path();
+    fs::create_dir(dir.join("lost+found")).unwrap();
+    fs::create_dir(dir.join("checkpoint")).unwrap();
+    fs::write(dir.join("checkpoint/half"), "x").unwrap();
+    fs::write(dir.join("restoring"), "").unwrap();
+    let refused = try_start(dir).await.err().expect("it is refused");
+    assert!(matches!(refused, StartError::HalfRestored(_)), "{refused}");
+    assert!(refused.is_refusal());
+    assert!(
+        refused.to_string().contains("run `spine snapshot restore` again"),
+        "{refused}"
+    );
+    restore(&written_state(), dir).unwrap();
+    assert_eq!(names(dir), ["checkpoint", "lock", "lost+found"]);
+    assert!(!dir.join("checkpoint/half").exists());
+    let node = start(dir).await;
+    assert_eq!(read(&*node.registry(), "a").await.as_deref(), Some("1"));
+    let refused = restore(&State::new(), dir).unwrap_err();
+    assert!(matches!(refused, RestoreError::NotEmpty(_)), "{refused}");
+    node.stop().await.unwrap();
+}
+
+#[test]
+fn two_do_not_restore_into_one_directory() {
+    let place = tempfile::tempdir().unwrap();
+    let state = State::new();
+    let held = World::real().locks.lock(place.path()).unwrap();
+    let refused = restore(&state, place.path()).unwrap_err();
+    assert!(matches!(refused, RestoreError::InUse(_)), "{refused}");
+    drop(held);
+    restore(&state, place.path()).unwrap();
+}
+
+#[test]
+fn only_an_empty_directory_is_taken_and_nothing_is_left_in_another() {
     let place = tempfile::tempdir().unwrap();
     let state = State::new();
     let dir = place.path().join("data");
@@ -194,13 +318,16 @@ fn only_an_empty_directory_is_taken_and_what_an_attempt_left_is_cleared_away() {
     fs::write(dir.join("mine"), "x").unwrap();
     let refused = restore(&state, &dir).unwrap_err();
     assert!(matches!(refused, RestoreError::NotEmpty(_)), "{refused}");
-    assert_eq!(names(place.path()), ["data"]);
+    assert_eq!(names(&dir), ["mine"]);
     fs::remove_file(dir.join("mine")).unwrap();
-    fs::create_dir(place.path().join("data.restoring")).unwrap();
-    fs::write(place.path().join("data.restoring/half"), "x").unwrap();
+    // Without the mark it is somebody's.
+    fs::create_dir(dir.join("checkpoint")).unwrap();
+    let refused = restore(&state, &dir).unwrap_err();
+    assert!(matches!(refused, RestoreError::NotEmpty(_)), "{refused}");
+    fs::remove_dir(dir.join("checkpoint")).unwrap();
     restore(&state, &dir).unwrap();
     assert_eq!(names(place.path()), ["data"]);
-    assert_eq!(names(&dir), ["checkpoint"]);
+    assert_eq!(names(&dir), ["checkpoint", "lock"]);
 }
 
 fn names(dir: &Path) -> Vec<String> {

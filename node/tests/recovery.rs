@@ -2,17 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::Path,
-    sync::{Arc, Mutex, mpsc},
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::mpsc, time::Duration};
 
 use spine_core::{Command, Entry, Guard, Index, Put, Repeat, Request, Revision, Time, WallTime, codec};
 use spine_node::{
-    World,
     raft::{
         Peer,
         bootstrap::{self, FirstStart, Found, Opened, StartError},
@@ -22,17 +15,14 @@ use spine_node::{
     },
     storage::{
         log::{LogEntry, LogHooks, LogStore, Position, Write},
-        memory::MemoryEngine,
         segment::LogOptions,
     },
-    world::files::{Files, Open},
 };
 
-#[path = "../../tests/src/disk.rs"]
-#[allow(unreachable_pub, dead_code)]
-mod disk;
+#[path = "support/remains.rs"]
+mod remains;
 
-use disk::{Rng, SimDisk, Unlocked};
+use remains::{Remains, disk::Rng};
 
 const DIR: &str = "/data";
 /// Entries in the log; the last few are not known to be committed.
@@ -41,41 +31,7 @@ const COMMITTED: u64 = 17;
 /// Each step is cut so often, as each time the disk keeps something else of what was not flushed.
 const CUTS: u64 = 6;
 
-/// What is left of a server between its lives. Its checkpoints are in memory, and a file in their directory says which they
-/// are, so that they go where the directory goes.
-#[derive(Clone, Default)]
-struct Remains {
-    disk: SimDisk,
-    engines: Arc<Mutex<Vec<MemoryEngine>>>,
-}
-
 impl Remains {
-    fn world(&self) -> World {
-        let (files, engines) = (self.disk.clone(), self.engines.clone());
-        World {
-            files: Arc::new(self.disk.clone()),
-            locks: Arc::new(Unlocked),
-            engine: Arc::new(move |directory| {
-                let mut engines = engines.lock().unwrap();
-                let name = directory.join("which");
-                let which = files.contents(&name).and_then(|bytes| bytes.first().copied());
-                let which = which.unwrap_or_else(|| {
-                    engines.push(MemoryEngine::new());
-                    let which = u8::try_from(engines.len() - 1).unwrap();
-                    // Where the power is off the checkpoints are on no disk either.
-                    let _ = note(&files, directory, which);
-                    which
-                });
-                let engine = engines[usize::from(which)].clone();
-                if files.is_off() {
-                    engine.interrupt_after(0);
-                }
-                Ok(Arc::new(engine))
-            }),
-            ..World::real()
-        }
-    }
-
     fn open(&self) -> Result<Found, StartError> {
         let hooks = LogHooks::fatal(|_| {});
         bootstrap::open(
@@ -104,23 +60,6 @@ impl Remains {
         let surveyed = recovery::survey(&world, Path::new(DIR), options())?;
         surveyed.unwrap().go_on(&world, Path::new(DIR), &options())
     }
-
-    fn after_crash(&self, rng: &mut Rng) -> Self {
-        for engine in &*self.engines.lock().unwrap() {
-            engine.crash();
-        }
-        Self {
-            disk: self.disk.after_crash(rng),
-            engines: self.engines.clone(),
-        }
-    }
-}
-
-fn note(files: &SimDisk, directory: &Path, which: u8) -> io::Result<()> {
-    let file = files.open(&directory.join("which"), Open::New)?;
-    file.write_at(&[which], 0)?;
-    file.sync_data()?;
-    files.sync_dir(directory)
 }
 
 fn options() -> LogOptions {

@@ -5,6 +5,7 @@
 mod support;
 
 use std::{
+    ffi::OsString,
     fmt, io,
     path::Path,
     sync::{Arc, Condvar, Mutex},
@@ -244,6 +245,9 @@ impl Files for Gated {
     }
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         OsFiles.list(path)
+    }
+    fn names(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        OsFiles.names(path)
     }
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         OsFiles.create_dir(path)

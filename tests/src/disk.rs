@@ -8,7 +8,8 @@
 //! [`crash_at`](SimDisk::crash_at) cuts the power at a chosen operation; [`after_crash`](SimDisk::after_crash) gives a
 //! disk as it might be found afterwards, chosen by a seed. [`set_faults`](SimDisk::set_faults) makes the disk lie.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -455,6 +456,14 @@ impl Files for SimDisk {
         Ok(names
             .filter_map(|name| Some(name.file_name()?.to_str()?.to_owned()))
             .collect())
+    }
+
+    fn names(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        let state = self.state();
+        state.alive()?;
+        let within = state.names.keys().filter_map(|name| name.strip_prefix(path).ok());
+        let first = within.filter_map(|rest| Some(rest.iter().next()?.to_owned()));
+        Ok(first.collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     fn create_dir(&self, _path: &Path) -> io::Result<()> {

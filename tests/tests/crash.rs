@@ -20,6 +20,8 @@ use std::{
 };
 
 use reqwest::blocking::Client;
+use spine_core::{State, snapshot};
+use spine_node::backup::file::{Head, Writer};
 use spine_tests::{
     crash::{Known, Wrong, key},
     disk::Rng,
@@ -37,6 +39,12 @@ const WRITTEN_MIN: u64 = 2 << 20;
 const VALUE_BYTES: usize = 4 << 10;
 /// A start and a read take far less; on a loaded machine, who knows.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// Cuts while a snapshot is being restored, from its beginning to its end.
+const RESTORE_CUTS: u32 = 12;
+/// Keys in that snapshot, of a value each.
+const RESTORED_KEYS: usize = 4_000;
+/// What each of them says.
+const RESTORED: u64 = 7;
 /// Inside the network namespace of the test every port is free.
 const HTTP: &str = "127.0.0.1:8500";
 
@@ -126,6 +134,136 @@ fn a_server_whose_disk_fails_ends_itself() {
             server.said()
         );
     });
+}
+
+/// A snapshot is restored into the root of a file system that was just made, whose power fails on the way.
+#[test]
+fn what_is_restored_into_a_mount_point_is_whole_or_is_run_again() {
+    sealed(
+        "what_is_restored_into_a_mount_point_is_whole_or_is_run_again",
+        || {
+            let place = tempfile::tempdir().unwrap();
+            let file = place.path().join("snapshot");
+            write_snapshot(&file);
+            fs::create_dir(place.path().join("disk")).unwrap();
+            let disk = Ext4::new(&place.path().join("disk"), 1 << 30);
+            disk.mount();
+            assert!(disk.path().join("lost+found").is_dir());
+            restores_are_whole(&disk, &file);
+        },
+    );
+}
+
+fn restores_are_whole(disk: &Ext4, file: &Path) {
+    let restore = || {
+        Command::new(spine_process::binary())
+            .args(["snapshot", "restore"])
+            .arg(file)
+            .arg("--data-dir")
+            .arg(disk.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the command starts")
+    };
+    let began = Instant::now();
+    assert!(restore().wait().unwrap().success());
+    let took = began.elapsed();
+    let (mut nothing, mut half, mut whole) = (0, 0, 0);
+    empty(disk.path());
+    for cut in 0..RESTORE_CUTS {
+        let mut restoring = restore();
+        thread::sleep(took * cut / (RESTORE_CUTS - 1));
+        let done = restoring
+            .try_wait()
+            .unwrap()
+            .is_some_and(|status| status.success());
+        disk.cut_power();
+        // It may have ended.
+        let _ = restoring.kill();
+        restoring.wait().unwrap();
+        disk.unmount();
+        disk.mount();
+        let has = |name| disk.path().join(name).exists();
+        let mark = has("restoring");
+        if !mark && has("checkpoint") {
+            whole += 1;
+            must_have_what_was_restored(disk.path());
+            empty(disk.path());
+            continue;
+        }
+        assert!(!done, "it was said to be done");
+        if mark {
+            half += 1;
+            let refused = Server::start(disk.path(), Flushes::Real, SEGMENT).await_ready();
+            let said = refused.expect_err("no server starts on a half");
+            assert!(said.contains("run `spine snapshot restore` again"), "{said}");
+        } else {
+            nothing += 1;
+        }
+    }
+    println!("power cut while {took:?} of restoring: {nothing} nothing, {half} half, {whole} whole");
+    assert!(half > 0, "no cut met it at work");
+    // Whatever the last one left; and once it is said to be done no cut takes it away.
+    assert!(restore().wait().unwrap().success());
+    disk.cut_power();
+    disk.unmount();
+    disk.mount();
+    must_have_what_was_restored(disk.path());
+}
+
+/// A snapshot file in which the first writer has written [`RESTORED`]. So large that restoring takes a while.
+fn write_snapshot(file: &Path) {
+    let mut state = State::new();
+    for writer in 0..RESTORED_KEYS {
+        let mut value = format!("{RESTORED} ").into_bytes();
+        value.resize(VALUE_BYTES, b'x');
+        let put = spine_core::Put {
+            key: key(writer).into(),
+            value: value.into(),
+            flags: 0,
+            lease: None,
+            guard: spine_core::Guard::Always,
+            repeat: spine_core::Repeat::Skip,
+        };
+        state.apply(&spine_core::Entry {
+            time: spine_core::Time(0),
+            wall: spine_core::WallTime(0),
+            requests: vec![spine_core::Request::internal(spine_core::Command::Put(put))],
+        });
+    }
+    let head = Head {
+        state: snapshot::Header::of(&state).encode().into(),
+        ..Head::default()
+    };
+    let mut writer = Writer::new(File::create(file).unwrap(), &head).unwrap();
+    for chunk in snapshot::chunks(&state) {
+        writer.chunk(&chunk).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+fn must_have_what_was_restored(data: &Path) {
+    let mut server = Server::start(data, Flushes::Real, SEGMENT);
+    server.await_ready().unwrap();
+    for writer in [0, RESTORED_KEYS - 1] {
+        assert_eq!(server.number(writer), RESTORED);
+    }
+    server.kill();
+}
+
+/// Leaves what was there when the file system was made.
+fn empty(directory: &Path) {
+    let paths = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    for path in paths.filter(|path| !path.ends_with("lost+found")) {
+        if path.is_dir() {
+            fs::remove_dir_all(path).unwrap();
+        } else {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    File::open(directory).unwrap().sync_all().unwrap();
 }
 
 /// What keeps the server's log, as `--log-engine` says it.

@@ -59,7 +59,7 @@ enum Command {
     Restore {
         /// The file
         file: PathBuf,
-        /// The directory; it must be empty, or not there
+        /// The directory; it must be empty, or not there. A mount point will do
         #[arg(long, value_name = "DIR")]
         data_dir: PathBuf,
     },
@@ -260,7 +260,7 @@ fn restore(file: &Path, directory: &Path, streams: &Streams<'_>) -> Result<Resto
     };
     let identity = backup::restore(&World::real(), &loaded.state, directory, &progress);
     let identity = identity.map_err(|error| match error {
-        RestoreError::NotEmpty(_) => Failure::GuardFailed(error.to_string()),
+        RestoreError::NotEmpty(_) | RestoreError::InUse(_) => Failure::GuardFailed(error.to_string()),
         other => Failure::Other(other.to_string()),
     })?;
     Ok(Restored {

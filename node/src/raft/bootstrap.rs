@@ -171,6 +171,12 @@ pub enum StartError {
          alone, without --initial-cluster; the others come with empty directories once it runs", .0.display()
     )]
     RestoredAmongOthers(PathBuf),
+    /// A snapshot was being restored into the directory, and that was cut off.
+    #[error(
+        "{}: a snapshot was being restored here, and that did not come to its end: run `spine snapshot restore` again; \
+         this server has not begun", .0.display()
+    )]
+    HalfRestored(PathBuf),
     /// The list of founders is wrong.
     #[error("the list of founders {0}")]
     Founders(#[from] ListError),
@@ -212,6 +218,10 @@ pub enum StartError {
     Raft(String),
 }
 
+/// A file that is in a directory while a snapshot is being restored into it ([`backup`](crate::backup)): what is there beside it
+/// is no server's.
+pub(crate) const RESTORING: &str = "restoring";
+
 /// The way on that can't lose or fork anything.
 const SAFE_WAY: &str = "a server that is a cluster of its own: restore its data directory from a copy taken while it was \
                         stopped, or move the directory away and start over, which loses what was only here; one of \
@@ -229,6 +239,7 @@ impl StartError {
             | Self::RecordDiffers { .. }
             | Self::NoPeerPort { .. }
             | Self::RestoredAmongOthers(_)
+            | Self::HalfRestored(_)
             | Self::Founders(_)
             | Self::Refused(_)
             | Self::OldDisk(_)
@@ -300,12 +311,20 @@ pub fn open(
     })))
 }
 
-/// Takes the directory for this process, and brings a recovery that was decided there to its end.
+/// Takes the directory for this process, and brings a recovery that was decided there to its end. One that is half restored
+/// is refused, before anything is opened there: a server that began with less would look like one that has all.
 fn take(world: &World, directory: &Path) -> Result<Box<dyn DirLock>, StartError> {
     let lock = world.locks.lock(directory).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => StartError::InUse(directory.to_owned()),
         _ => StartError::io("locking the data directory")(error),
     })?;
+    let names = world
+        .files
+        .list(directory)
+        .map_err(StartError::io("looking into the data directory"))?;
+    if names.iter().any(|name| name == RESTORING) {
+        return Err(StartError::HalfRestored(directory.to_owned()));
+    }
     switch::finish(&world.files, directory).map_err(StartError::io("finishing a recovery"))?;
     Ok(lock)
 }

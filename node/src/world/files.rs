@@ -7,6 +7,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "this is the seam to the real disk")]
 
+use std::ffi::OsString;
 use std::fmt::Debug;
 use std::fs;
 use std::io;
@@ -42,6 +43,8 @@ pub trait Files: Send + Sync + Debug {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Names of the files in the directory `path`, sorted; directories are left out.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
+    /// Names of all that is in the directory `path`, directories as well, sorted; none if it isn't there.
+    fn names(&self, path: &Path) -> io::Result<Vec<OsString>>;
     /// Makes the directory `path` and its missing parents durably; no error if it is there.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 }
@@ -108,6 +111,17 @@ impl Files for OsFiles {
                 names.push(name);
             }
         }
+        names.sort();
+        Ok(names)
+    }
+
+    fn names(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        let entries = match fs::read_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let names = entries.map(|entry| Ok(entry?.file_name()));
+        let mut names = names.collect::<io::Result<Vec<_>>>()?;
         names.sort();
         Ok(names)
     }
