@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// A year: the longest that a call or a pause is told to take. Whoever says more means "without end", and a sum of an
+/// instant and a duration has to be one, too.
+pub(crate) const DURATION_MAX: Duration = Duration::from_hours(365 * 24);
 /// Bytes of a message received. Pages are about 1 MiB; a single row may be larger.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Numbered writes on their way at once: of so many a cluster keeps the outcomes. One that comes on top travels without a

@@ -8,7 +8,8 @@
 //! | did not get there, or found no leader, or a server that is full or stops | again | again | again |
 //! | got there and was not answered | again | ends as unknown | again, with the same number |
 //!
-//! "Again" is at the next server, and when each had its turn, after a pause, at the first, until the deadline.
+//! "Again" is at the next server, and when each had its turn, after a pause, at the first, until the deadline. What a
+//! write needs before it, its number, is within the deadline as well.
 
 mod follow;
 mod servers;
@@ -35,6 +36,7 @@ use self::servers::{List, Servers};
 pub(crate) use crate::limits::MESSAGE_BYTES_MAX;
 use crate::{
     error::{Error, Failure, Kind, Next, Result},
+    limits::DURATION_MAX,
     session::{Number, Sessions},
 };
 
@@ -120,7 +122,7 @@ impl Pool {
         }
         Ok(Self {
             shared,
-            deadline: settings.deadline,
+            deadline: settings.deadline.min(DURATION_MAX),
         })
     }
 
@@ -128,7 +130,7 @@ impl Pool {
     pub(crate) fn within(&self, deadline: Duration) -> Self {
         Self {
             shared: self.shared.clone(),
-            deadline,
+            deadline: deadline.min(DURATION_MAX),
         }
     }
 
@@ -153,7 +155,7 @@ impl Pool {
     {
         let until = Instant::now() + self.deadline;
         let number = match &self.shared.sessions {
-            Some(sessions) => sessions.number(self.open_session(until)).await?,
+            Some(sessions) => sessions.number(until, self.open_session(until)).await?,
             None => None,
         };
         self.attempt(Attempt::new(Kind::Write, number, until), message, send)
@@ -184,8 +186,8 @@ impl Pool {
                         // What the session knew of an earlier attempt is gone with it.
                         return Err(attempt.doubt.unwrap_or(failure.error));
                     };
-                    sessions.gone(number).await;
-                    attempt.number = sessions.number(self.open_session(until)).await?;
+                    sessions.gone(number, until).await;
+                    attempt.number = sessions.number(until, self.open_session(until)).await?;
                 }
             }
             let give_up = !self.waits() && matches!(failure.error, Error::Unreachable(_));
@@ -199,13 +201,12 @@ impl Pool {
 
     /// A session that is opened and not heard of ends by itself, so opening one may be tried again.
     fn open_session(&self, until: Instant) -> BoxFuture<'_, Result<u64>> {
-        let left = until.saturating_duration_since(Instant::now());
-        let opening = self.within(left);
         Box::pin(async move {
             let send =
                 |channel, request| async move { SessionsClient::new(channel).open_session(request).await };
+            let opening = Attempt::new(Kind::Read, None, until);
             let opened: v1::OpenSessionResponse =
-                opening.call(Kind::Read, v1::OpenSessionRequest {}, send).await?;
+                self.attempt(opening, v1::OpenSessionRequest {}, send).await?;
             Ok(opened.session)
         })
     }
@@ -220,6 +221,15 @@ impl Pool {
         let servers = self.shared.servers.list();
         let server = servers.at(place);
         (server.channel.clone(), server.address.clone())
+    }
+
+    /// The server at this address did not serve a stream: what begins next begins elsewhere.
+    pub(crate) fn failed(&self, address: &str) {
+        let servers = self.shared.servers.list();
+        if let Some(at) = servers.place_of(address) {
+            servers.failed(at);
+        }
+        self.shared.lost.notify_one();
     }
 
     pub(crate) fn authorize<T>(&self, request: &mut Request<T>) {
@@ -270,18 +280,30 @@ impl Attempt {
         }
     }
 
-    /// When an attempt ends that begins now. It leaves time for the other servers; one that can't be repeated if it
-    /// runs out of time leaves less.
+    /// When an attempt ends that begins now, while there are so many other servers to come. One that can't be repeated
+    /// if it runs out of time leaves less for them.
     fn end(&self, others: usize) -> Instant {
-        let now = Instant::now();
         let least = match (self.kind, &self.number) {
-            _ if others == 0 => return self.until,
             (Kind::Read, _) | (Kind::Write, Some(_)) => READ_ATTEMPT_MIN,
             (Kind::Write, None) => WRITE_ATTEMPT_MIN,
         };
-        let left = self.until.saturating_duration_since(now);
-        (now + (left / 2).max(least)).min(self.until)
+        end_of_attempt(self.until, others, least)
     }
+}
+
+/// When an attempt of a read ends that begins now, while there are so many other servers to come.
+pub(crate) fn end_of_read(until: Instant, others: usize) -> Instant {
+    end_of_attempt(until, others, READ_ATTEMPT_MIN)
+}
+
+/// An attempt leaves half of the time for the other servers, if there are any, but is given no less than this itself.
+fn end_of_attempt(until: Instant, others: usize, least: Duration) -> Instant {
+    if others == 0 {
+        return until;
+    }
+    let now = Instant::now();
+    let left = until.saturating_duration_since(now);
+    (now + (left / 2).max(least)).min(until)
 }
 
 impl Shared {

@@ -17,24 +17,37 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use tokio::{
+    sync::MutexGuard,
+    time::{Instant, timeout_at},
+};
 use tonic::metadata::{Ascii, MetadataValue};
 
-use crate::limits::NUMBERS_OUT_MAX;
+use crate::{
+    error::{Error, Result},
+    limits::NUMBERS_OUT_MAX,
+};
 
 /// The session of a pool, once it was needed.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    /// Held while one is opened, so that calls which begin together open one.
+    /// Held while one is opened, so that calls which begin together open one. Each waits for it within its own deadline,
+    /// whatever that of the one which opens.
     current: tokio::sync::Mutex<Option<Arc<Session>>>,
 }
 
 impl Sessions {
-    /// The next number; `None` while too many are out. `open` opens a session, where there is none.
-    pub(crate) async fn number<E>(
+    /// The next number; `None` while too many are out. `open` opens a session, where there is none, and ends by itself
+    /// at `until`.
+    pub(crate) async fn number(
         &self,
-        open: impl Future<Output = Result<u64, E>>,
-    ) -> Result<Option<Number>, E> {
-        let mut current = self.current.lock().await;
+        until: Instant,
+        open: impl Future<Output = Result<u64>>,
+    ) -> Result<Option<Number>> {
+        let mut current = self
+            .current(until)
+            .await
+            .ok_or_else(|| Error::Unreachable("no request session was opened in time".into()))?;
         let session = match &*current {
             Some(session) => session.clone(),
             None => current.insert(Session::new(open.await?)).clone(),
@@ -43,14 +56,21 @@ impl Sessions {
     }
 
     /// The cluster doesn't know the session of this number: the next one is of another.
-    pub(crate) async fn gone(&self, number: Number) {
-        let mut current = self.current.lock().await;
+    pub(crate) async fn gone(&self, number: Number, until: Instant) {
+        // Out of time, it leaves that to the next call, which is told the same.
+        let Some(mut current) = self.current(until).await else {
+            return;
+        };
         if current
             .as_ref()
             .is_some_and(|open| Arc::ptr_eq(open, &number.session))
         {
             *current = None;
         }
+    }
+
+    async fn current(&self, until: Instant) -> Option<MutexGuard<'_, Option<Arc<Session>>>> {
+        timeout_at(until, self.current.lock()).await.ok()
     }
 }
 
@@ -130,13 +150,16 @@ impl Drop for Number {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use std::time::Duration;
 
     use super::*;
 
+    fn later() -> Instant {
+        Instant::now() + Duration::from_mins(1)
+    }
+
     async fn number(sessions: &Sessions, id: u64) -> Option<Number> {
-        let opened = async { Ok::<_, Infallible>(id) };
-        sessions.number(opened).await.unwrap()
+        sessions.number(later(), async { Ok(id) }).await.unwrap()
     }
 
     fn text(number: &Number) -> String {
@@ -175,9 +198,9 @@ mod tests {
             number(&sessions, 7).await.unwrap(),
             number(&sessions, 7).await.unwrap(),
         );
-        sessions.gone(one).await;
+        sessions.gone(one, later()).await;
         assert_eq!(text(&number(&sessions, 9).await.unwrap()), "9:1:0");
-        sessions.gone(two).await;
+        sessions.gone(two, later()).await;
         let next = number(&sessions, 10).await.unwrap();
         assert!(
             text(&next).starts_with("9:"),

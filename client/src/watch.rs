@@ -1,17 +1,17 @@
 //! Watching: a stream that outlives the server that it began at.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, stream};
 use spine_proto::v1::{self, topic::Topic as WireTopic, watch_client::WatchClient};
-use tokio::time::{Instant, sleep, timeout};
-use tonic::{Request, Streaming};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::{Request, Streaming, transport::Channel};
 
 use crate::{
     error::{Error, Failure, Kind, Next, Result},
     kv::KeyRange,
-    pool::{Caller, MESSAGE_BYTES_MAX, jittered, longer},
+    pool::{Caller, MESSAGE_BYTES_MAX, end_of_read, jittered, longer},
 };
 
 /// Beyond the server's promise to say something, this much for the way.
@@ -155,7 +155,8 @@ pub struct WatchStream {
     server: usize,
     failures: usize,
     pause: Option<Duration>,
-    open: Option<Streaming<v1::WatchResponse>>,
+    /// The stream, and the address of its server.
+    open: Option<(Streaming<v1::WatchResponse>, Arc<str>)>,
 }
 
 impl WatchStream {
@@ -170,7 +171,8 @@ impl WatchStream {
     /// Those that trying again does not mend: [`Error::Compacted`], [`Error::Refused`].
     pub async fn next(&mut self) -> Result<Batch> {
         loop {
-            match self.step().await {
+            let until = Instant::now() + self.caller.pool.deadline();
+            match self.step(until).await {
                 Ok(Some(batch)) => return Ok(batch),
                 Ok(None) => {}
                 Err(failure) if failure.next == Next::Again => self.pause().await,
@@ -190,57 +192,76 @@ impl WatchStream {
         })
     }
 
-    /// Opens the stream for the first time, within the deadline of a call.
+    /// Opens the stream for the first time, within the deadline of a call: as with one, no server gets all of that while
+    /// there are others.
     async fn begin(&mut self) -> Result<()> {
         let pool = self.caller.pool.clone();
         let until = Instant::now() + pool.deadline();
         loop {
-            let Err(failure) = self.step().await else {
+            let servers = pool.servers();
+            let others = servers - 1 - self.failures % servers;
+            let Err(failure) = self.step(end_of_read(until, others)).await else {
                 return Ok(());
             };
-            let each_tried = self.failures + 1 >= pool.servers();
+            let each_tried = self.failures + 1 >= servers;
             let give_up = !pool.waits() && each_tried && matches!(failure.error, Error::Unreachable(_));
-            if failure.next != Next::Again || give_up || Instant::now() >= until {
+            let is_over = Instant::now() + longer(self.pause) >= until;
+            if failure.next != Next::Again || give_up || is_over {
                 return Err(failure.error);
             }
             self.pause().await;
         }
     }
 
-    /// Reads one message, opening a stream first if there is none. A stream's opening message is not a batch.
-    async fn step(&mut self) -> Result<Option<Batch>, Failure> {
-        let (channel, server) = self.caller.pool.server(self.server);
-        let Some(open) = &mut self.open else {
-            let mut request = Request::new(v1::WatchRequest {
-                from_index: self.place,
-                ..self.request.clone()
-            });
-            self.caller.pool.authorize(&mut request);
-            let mut client = WatchClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-            let opening = async {
-                let mut open = client.watch(request).await?.into_inner();
-                let first = open.message().await?;
-                Ok((open, first))
+    /// Reads one message, or opens a stream if there is none, which is to be done by then. A stream's opening message is
+    /// not a batch.
+    async fn step(&mut self, until: Instant) -> Result<Option<Batch>, Failure> {
+        let (stepped, server) = if let Some((open, server)) = &mut self.open {
+            let server = server.clone();
+            let promised = Duration::from_millis(self.request.progress_interval_ms) * 2 + GRACE;
+            let stepped = match timeout(promised, open.message()).await {
+                Ok(Ok(Some(message))) => Ok(self.take(message)),
+                Ok(Ok(None)) | Err(_) => Err(Failure::silence(Kind::Read, &server)),
+                Ok(Err(status)) => Err(Failure::of(&status, Kind::Read, &server)),
             };
-            let (open, first) = match timeout(self.caller.pool.deadline(), opening).await {
-                Ok(Ok((open, Some(first)))) => (open, first),
-                Ok(Ok((_, None))) | Err(_) => return Err(Failure::silence(Kind::Read, &server)),
-                Ok(Err(status)) => return Err(Failure::of(&status, Kind::Read, &server)),
-            };
-            self.open = Some(open);
-            self.place.get_or_insert(first.index);
-            self.skip = self.told_ahead;
-            self.pause = None;
-            return Ok(None);
+            (stepped, server)
+        } else {
+            let (channel, server) = self.caller.pool.server(self.server);
+            let opened = self.begin_at(channel, &server, until).await;
+            (opened.map(|()| None), server)
         };
-        let promised = Duration::from_millis(self.request.progress_interval_ms) * 2 + GRACE;
-        let failure = match timeout(promised, open.message()).await {
-            Ok(Ok(Some(message))) => return Ok(self.take(message)),
-            Ok(Ok(None)) | Err(_) => Failure::silence(Kind::Read, &server),
-            Ok(Err(status)) => Failure::of(&status, Kind::Read, &server),
+        if let Err(failure) = &stepped {
+            self.open = None;
+            if failure.next == Next::Again {
+                self.caller.pool.failed(&server);
+            }
+        }
+        stepped
+    }
+
+    /// Opens a stream at this server.
+    async fn begin_at(&mut self, channel: Channel, server: &Arc<str>, until: Instant) -> Result<(), Failure> {
+        let mut request = Request::new(v1::WatchRequest {
+            from_index: self.place,
+            ..self.request.clone()
+        });
+        self.caller.pool.authorize(&mut request);
+        let mut client = WatchClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let opening = async {
+            let mut open = client.watch(request).await?.into_inner();
+            let first = open.message().await?;
+            Ok((open, first))
         };
-        self.open = None;
-        Err(failure)
+        let (open, first) = match timeout_at(until, opening).await {
+            Ok(Ok((open, Some(first)))) => (open, first),
+            Ok(Ok((_, None))) | Err(_) => return Err(Failure::silence(Kind::Read, server)),
+            Ok(Err(status)) => return Err(Failure::of(&status, Kind::Read, server)),
+        };
+        self.open = Some((open, server.clone()));
+        self.place.get_or_insert(first.index);
+        self.skip = self.told_ahead;
+        self.pause = None;
+        Ok(())
     }
 
     /// Leaves out what was told before, and moves on.

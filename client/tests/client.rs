@@ -147,6 +147,61 @@ async fn the_token_is_shown() {
 }
 
 #[tokio::test]
+async fn a_numbered_write_waits_for_its_session_no_longer_than_for_all() {
+    let hung = Server::start([Act::Hang; 99]).await;
+    let builder = Client::builder(&hung.address).exactly_once(true);
+    let client = builder.deadline(Duration::from_millis(200)).build().unwrap();
+    let puts: Vec<_> = (0..20).map(|_| client.kv.put("k", "v")).collect();
+    // Others that may wait longer and open the session first keep nobody who may not.
+    let patient = client.within(Duration::from_secs(4));
+    let patient = async {
+        patient.kv.put("k", "v").await.unwrap_err();
+        panic!("a call of 4 s was over before those of 200 ms");
+    };
+    let ended = tokio::select! {
+        biased;
+        () = patient => unreachable!("it panics"),
+        ended = futures::future::join_all(puts) => ended,
+    };
+    for put in ended {
+        let error = put.unwrap_err();
+        assert!(
+            matches!(error, Error::Unreachable(_)) && error.is_not_applied(),
+            "{error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_duration_without_an_end_is_none_that_panics() {
+    let server = Server::start([Act::Answer, Act::Answer, Act::Answer, Act::Tell(&[(3, &[3])])]).await;
+    let builder = Client::builder(&server.address).exactly_once(true);
+    let client = builder.deadline(Duration::MAX).build().unwrap();
+    client.kv.put("k", "v").await.unwrap();
+    let client = client.within(Duration::MAX);
+    client.kv.put("k", "v").await.unwrap();
+    let watch = client.watch.topics([Topic::Everything]).after(2);
+    let mut watch = watch.progress_every(Duration::MAX).start().await.unwrap();
+    assert_eq!(watch.next().await.unwrap().index, 3);
+}
+
+#[tokio::test]
+async fn a_watch_begins_elsewhere_when_a_server_hangs() {
+    let first = Server::start([Act::Hang, Act::Tell(&[(3, &[3])]), Act::Tell(&[(3, &[3])])]).await;
+    let second = first.twin().await;
+    let client = client(&[&first, &second]);
+    for _ in 0..2 {
+        let watch = client.watch.topics([Topic::Everything]).after(2);
+        assert_eq!(watch.start().await.unwrap().next().await.unwrap().index, 3);
+    }
+    let watched = first.watched();
+    assert_eq!(
+        watched[0].0, watched[1].0,
+        "the next one does not begin at the hung one"
+    );
+}
+
+#[tokio::test]
 async fn a_watch_goes_on_elsewhere_without_gap_or_repetition() {
     // Request 4 has three events. The first stream breaks after two of them; the second begins with 4 again.
     let acts = [

@@ -125,7 +125,8 @@ impl List {
             .compare_exchange(at, NOBODY, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    fn place_of(&self, address: &str) -> Option<usize> {
+    /// The place of the server at this address.
+    pub(super) fn place_of(&self, address: &str) -> Option<usize> {
         self.servers.iter().position(|server| &*server.address == address)
     }
 

@@ -10,13 +10,23 @@
 
 use std::time::{Duration, Instant};
 
+use crate::limits::DURATION_MAX;
+
 /// When an instance is left alone, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerPolicy {
     /// Failures in a row after which it gets no more requests; 0 is taken as 1. 3 unless told.
     pub failures: u32,
-    /// The pause after which one request is let through to see whether it serves again. 30 s unless told.
+    /// The pause after which one request is let through to see whether it serves again; more than a year is taken as
+    /// one. 30 s unless told.
     pub pause: Duration,
+}
+
+impl BreakerPolicy {
+    /// When a pause ends that begins now.
+    fn after_pause(&self, now: Instant) -> Instant {
+        now + self.pause.min(DURATION_MAX)
+    }
 }
 
 impl Default for BreakerPolicy {
@@ -75,7 +85,7 @@ impl Breaker {
         match self.state {
             State::Closed(_) => Some(self.turn),
             State::Open(until) | State::Probing(until) if until <= now => {
-                self.change(State::Probing(now + policy.pause));
+                self.change(State::Probing(policy.after_pause(now)));
                 Some(self.turn)
             }
             State::Open(_) | State::Probing(_) => None,
@@ -103,7 +113,7 @@ impl Breaker {
                 self.state = State::Closed(failures + 1);
             }
             State::Closed(_) | State::Open(_) | State::Probing(_) => {
-                self.change(State::Open(now + policy.pause));
+                self.change(State::Open(policy.after_pause(now)));
             }
         }
     }
@@ -183,6 +193,20 @@ mod tests {
         assert!(breaker.enter(lost, POLICY).is_some());
         breaker.succeeded(probe);
         assert!(!breaker.is_closed(), "it had its time");
+    }
+
+    #[test]
+    fn a_pause_without_an_end_is_a_year() {
+        let policy = BreakerPolicy {
+            failures: 1,
+            pause: Duration::MAX,
+        };
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        for since in [now, now + DURATION_MAX] {
+            let turn = breaker.enter(since, policy).unwrap();
+            breaker.failed(turn, since, policy);
+            assert_eq!(breaker.probe_at(), Some(since + DURATION_MAX));
+        }
     }
 
     #[test]

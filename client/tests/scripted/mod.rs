@@ -10,7 +10,7 @@ use futures::{Stream, StreamExt, stream};
 use spine_client::proto as v1;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::{Code, Request, Response, Status, transport};
-use v1::{kv_server, members_server, watch_server};
+use v1::{kv_server, members_server, sessions_server, watch_server};
 
 /// What to do with a call.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +70,7 @@ impl Server {
             let serving = transport::Server::builder()
                 .add_service(kv_server::KvServer::new(script.clone()))
                 .add_service(members_server::MembersServer::new(script.clone()))
+                .add_service(sessions_server::SessionsServer::new(script.clone()))
                 .add_service(watch_server::WatchServer::new(script))
                 .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
             tokio::select! {
@@ -219,6 +220,16 @@ impl kv_server::Kv for Script {
     }
 }
 
+#[tonic::async_trait]
+impl sessions_server::Sessions for Script {
+    async fn open_session(
+        &self,
+        request: Request<v1::OpenSessionRequest>,
+    ) -> Result<Response<v1::OpenSessionResponse>, Status> {
+        self.play(request).await
+    }
+}
+
 /// Whoever asks for the members is no part of the script.
 #[tonic::async_trait]
 impl members_server::Members for Script {
@@ -267,11 +278,11 @@ impl watch_server::Watch for Script {
             }
             act
         };
-        let Act::Tell(script) = act else {
-            let Act::Refuse(code) = act else {
-                panic!("a watch can't {act:?}")
-            };
-            return Err(refusal(code));
+        let script = match act {
+            Act::Tell(script) => script,
+            Act::Refuse(code) => return Err(refusal(code)),
+            Act::Hang => std::future::pending().await,
+            Act::Answer | Act::Drop => panic!("a watch can't {act:?}"),
         };
         let opening = v1::WatchResponse {
             events: Vec::new(),
