@@ -69,7 +69,31 @@ impl Error {
     pub fn is_not_applied(&self) -> bool {
         !matches!(self, Self::Unknown(_))
     }
+
+    /// What is known once a numbered write ends with this, where an earlier sending of it is in doubt.
+    pub(crate) fn after(self, doubt: Option<Self>) -> Self {
+        match (&self, doubt) {
+            (_, None) => self,
+            (Self::Refused(refusal), Some(_)) if OUTCOMES.contains(&refusal.code.as_str()) => self,
+            (Self::Unknown(_), Some(doubt)) => doubt,
+            (_, Some(Self::Unknown(doubt))) => Self::Unknown(format!("{doubt}; then it was refused: {self}")),
+            (_, Some(doubt)) => doubt,
+        }
+    }
 }
+
+/// The refusals that only a command gives as it is applied. The cluster remembers them under the number of the write, so
+/// after a lost answer they are the outcome of that sending, too. Every other one may be of the last sending alone: a
+/// server refuses much before it proposes anything, and what is proposed already may be applied all the same.
+const OUTCOMES: [&str; 7] = [
+    "unknown_node",
+    "unknown_instance",
+    "unknown_check",
+    "unknown_lease",
+    "not_ttl",
+    "node_id_taken",
+    "check_critical",
+];
 
 /// What a call does, as far as trying again is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,9 @@
 //!
 //! "Again" is at the next server, and when each had its turn, after a pause, at the first, until the deadline. What a
 //! write needs before it, its number, is within the deadline as well.
+//!
+//! A refusal that comes after a sending without an answer ends the call as unknown, unless it is the outcome that the
+//! cluster remembers under the number ([`Error::after`]).
 
 mod follow;
 mod servers;
@@ -176,7 +179,7 @@ impl Pool {
                 Err(failure) => failure,
             };
             match failure.next {
-                Next::Stop => return Err(failure.error),
+                Next::Stop => return Err(failure.error.after(attempt.doubt)),
                 Next::Doubt if attempt.number.is_none() => return Err(failure.error),
                 Next::Again | Next::Doubt => {}
                 Next::SessionGone => {

@@ -173,6 +173,31 @@ async fn a_numbered_write_waits_for_its_session_no_longer_than_for_all() {
 }
 
 #[tokio::test]
+async fn what_is_in_doubt_is_not_made_certain_by_a_refusal_elsewhere() {
+    // The first act is for the session that is opened.
+    for lost in [Act::Drop, Act::Refuse("outcome_unknown")] {
+        let first = Server::start([Act::Answer, lost, Act::Refuse("too_large")]).await;
+        let second = first.twin().await;
+        let addresses = format!("{},{}", first.address, second.address);
+        let client = Client::builder(&addresses).exactly_once(true).build().unwrap();
+        let error = client.kv.put("k", "v").await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Unknown(text) if text.contains("it is too_large")),
+            "{error:?}"
+        );
+        assert!(!error.is_not_applied());
+
+        // What the cluster remembers under the number is the outcome of both.
+        first.go_on_with([Act::Drop, Act::Refuse("unknown_lease")]);
+        let error = client.kv.put("k", "v").await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Refused(refusal) if refusal.code == "unknown_lease"),
+            "{error:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_duration_without_an_end_is_none_that_panics() {
     let server = Server::start([Act::Answer, Act::Answer, Act::Answer, Act::Tell(&[(3, &[3])])]).await;
     let builder = Client::builder(&server.address).exactly_once(true);
