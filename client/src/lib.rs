@@ -3,8 +3,8 @@
 //! # In more detail
 //! Several servers may be named; any of them answers any call. A call is tried again, at another server, only where
 //! that is safe: where nothing was written. What may have been written and was not answered is told as
-//! [`Error::Unknown`], never as a failure, unless the client numbers its writes ([`Builder::exactly_once`]): then it is
-//! sent again and takes effect once. [`Error`] says what the caller can do.
+//! [`Error::Unknown`], never as a failure, unless the client numbers its writes ([`Builder::exactly_once`] says which):
+//! then it is sent again and takes effect once. [`Error`] says what the caller can do.
 //!
 //! A [`WatchStream`] outlives the server that it began at. A [`resolver`] keeps where a service is found, chooses among
 //! its healthy instances, leaves those alone that fail, and goes on doing so while no server can be reached; tonic's
@@ -69,10 +69,13 @@ pub struct Client {
 
 impl Client {
     /// A client of these servers, `HOST:PORT,…`, with the defaults of a [`Builder`]. Connections are made when they
-    /// are needed.
+    /// are needed. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`Error::Config`] if an address is not one.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn connect(addresses: &str) -> Result<Self> {
         Self::builder(addresses).build()
     }
@@ -102,7 +105,7 @@ impl Client {
         self.kv.caller().pool.addresses()
     }
 
-    /// The same client, whose calls may take so long with all of their attempts. Servers obey up to 60 s.
+    /// The same client, whose calls may take so long with all of their attempts, at most a year. Servers obey up to 60 s.
     pub fn within(&self, deadline: Duration) -> Self {
         let caller = self.kv.caller();
         Self::over(Caller {
@@ -162,7 +165,7 @@ impl Builder {
         self
     }
 
-    /// How long a call may take with all of its attempts; 5 s unless told. Servers obey up to 60 s.
+    /// How long a call may take with all of its attempts; 5 s unless told, and at most a year. Servers obey up to 60 s.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.0.deadline = deadline;
@@ -191,7 +194,11 @@ impl Builder {
 
     /// Whether writes are numbered in a request session, so that one that got no answer is sent again, at any server,
     /// and takes effect once; they aren't unless told. [`Error::Unknown`] is then left for when no server answers
-    /// before the deadline.
+    /// before the deadline, or one refuses what another may have done.
+    ///
+    /// These writes are numbered: puts, deletes and transactions of [`Kv`], registrations and deregistrations of
+    /// [`Catalog`], and reports of [`Health`]. Those of leases, locks, elections, members and operators are not, and are
+    /// as without a session.
     ///
     /// A session costs a write when it is first needed; the cluster keeps 10,000 of them, and ends one that was not
     /// used for an hour. At most 1,024 writes at once are numbered: those on top are as without a session. A repeated
@@ -218,6 +225,9 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::Config`] if an address or the token is not one.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn build(self) -> Result<Client> {
         Ok(Client::over(Caller {
             pool: Pool::new(&self.0)?,

@@ -198,8 +198,9 @@ impl Resolver {
         self.shared.known().registered
     }
 
-    /// How long ago a server last said that this is how it is. While one can be reached, that is about two seconds at
-    /// most; it grows while none can.
+    /// How long ago a server last said that this is how it is. While its server serves, that is about two seconds at
+    /// most. One that hangs is given up 9 s after its last word, and another is asked: until then, and while none can be
+    /// reached, it grows.
     pub fn age(&self) -> Duration {
         let heard = self.shared.known().heard;
         (self.shared.clock)().saturating_duration_since(heard)
