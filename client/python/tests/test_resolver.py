@@ -113,6 +113,23 @@ def test_a_refusal_is_no_end_of_following(spine: AnySpine, registry: Registry, m
     resolver.close()
 
 
+def test_what_nobody_foresaw_is_told_and_no_end_of_following(
+    spine: AnySpine, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("hms_spine.watch.instances_in", lambda _: 1 // 0)
+        resolver = spine.resolver("photo")
+        with pytest.raises(Unavailable, match="nothing about 'photo': ZeroDivisionError"):
+            resolver.lookup()
+    until(lambda: gives(resolver.lookup) == "NotFound")
+    resolver.close()
+
+
+def test_a_host_that_no_name_can_be_is_told(connect: Callable[..., AnySpine]) -> None:
+    with connect("http://a..b:8500").resolver("photo") as resolver, pytest.raises(Unavailable, match="a..b|Unicode"):
+        resolver.lookup()
+
+
 def test_three_failed_calls_open_the_circuit_and_a_probe_closes_it(spine: AnySpine) -> None:
     spine.register("photo", URL)
     # Its rest is over at once: the next call is the probe.

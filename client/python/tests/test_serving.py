@@ -69,6 +69,21 @@ def test_outlives_a_registry_that_is_away(spine: AnySpine, registry: Registry) -
     # The registry was away at the end as well: that is its check's business.
 
 
+def test_outlives_what_nobody_foresaw(spine: AnySpine, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    with spine.serving("email-svc", URL):
+        repeats: list[object] = []
+
+        def failing(registration: object) -> None:
+            repeats.append(registration)
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as patched:
+            patched.setattr("hms_spine.operations.repeat", failing)
+            until(lambda: len(repeats) >= 2)
+        registry.services.clear()
+        until(lambda: registry.services)
+
+
 def test_a_registration_that_is_refused_is_told_at_once(spine: AnySpine, registry: Registry) -> None:
     with pytest.raises(SpineError, match="value is too long"), spine.serving("a", "http://h/" + "x" * 600):
         pytest.fail("not served")

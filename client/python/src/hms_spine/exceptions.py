@@ -35,3 +35,12 @@ class Unavailable(SpineError):
 
     Everything `Spine` sends may be sent again without harm, so the remedy is to repeat the call.
     """
+
+
+def trouble_of(error: Exception) -> SpineError:
+    """The error itself if it is one of these; else one that has it as its cause."""
+    if isinstance(error, SpineError):
+        return error
+    trouble = SpineError(f"{type(error).__name__}: {error}")
+    trouble.__cause__ = error
+    return trouble

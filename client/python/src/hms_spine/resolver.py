@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from .breaker import BreakerPolicy
-from .exceptions import SpineError
+from .exceptions import SpineError, trouble_of
 from .instance import Instance
 from .service import Service
 from .transport import CONNECT_TIMEOUT, Cut, Line, Transport
@@ -84,15 +84,18 @@ class Resolver:
 
     def _follow(self) -> None:
         watch = Watch(self._service.name)
-        while not self._has_ended.is_set():
-            try:
-                answer = self._transport.request(watch.ask(time.monotonic()), self._line)
-                self._service.learn(watch.answered(answer))
-            except Cut:
-                break
-            except SpineError as error:
-                watch.failed()
-                self._service.lost(error)
+        try:
+            while not self._has_ended.is_set():
+                try:
+                    answer = self._transport.request(watch.ask(time.monotonic()), self._line)
+                    self._service.learn(watch.answered(answer))
+                except Cut:
+                    break
+                except Exception as error:
+                    # Also what nobody foresaw: who looks up is told of it, and the thread lives to ask again.
+                    watch.failed()
+                    self._service.lost(trouble_of(error))
+                self._has_begun.set()
+                self._has_ended.wait(watch.pause(time.monotonic()))
+        finally:
             self._has_begun.set()
-            self._has_ended.wait(watch.pause(time.monotonic()))
-        self._has_begun.set()

@@ -80,5 +80,6 @@ class Serving:
             try:
                 self._transport.run(operations.repeat(self._registration))
                 self._rhythm.repeated()
-            except SpineError:
+            except Exception:
+                # Whatever it was: without the repeats the registry would let a living instance go.
                 self._rhythm.failed()

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 
 from ..breaker import BreakerPolicy
-from ..exceptions import SpineError
+from ..exceptions import SpineError, trouble_of
 from ..instance import Instance
 from ..service import Service
 from ..watch import Watch
@@ -99,9 +99,10 @@ class _Following:
                 try:
                     answer = await transport.request(watch.ask(time.monotonic()))
                     service.learn(watch.answered(answer))
-                except SpineError as error:
+                except Exception as error:
+                    # Also what nobody foresaw: who looks up is told of it, and the task lives to ask again.
                     watch.failed()
-                    service.lost(error)
+                    service.lost(trouble_of(error))
                 self.has_begun.set()
                 await asyncio.sleep(watch.pause(time.monotonic()))
         finally:
