@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hms_spine import CircuitOpen
+from hms_spine import CircuitOpen, NonePasses
 
 from .conftest import AnySpine
 from .registry import Registry
@@ -56,3 +56,4 @@ def test_survives_pickling() -> None:
     copy = pickle.loads(pickle.dumps(CircuitOpen("photo", 3, 3)))
     assert str(copy) == "'photo' temporarily unavailable (3/3 failures)"
     assert copy.threshold == 3
+    assert type(pickle.loads(pickle.dumps(NonePasses("photo", 3, 3)))) is NonePasses

@@ -44,7 +44,7 @@ def test_answers_without_asking_again(resolver: AnyResolver, registry: Registry)
 
 def test_hears_of_each_change(spine: AnySpine, resolver: AnyResolver, registry: Registry) -> None:
     registry.set_status(ID, "critical")
-    until(lambda: gives(resolver.lookup) == "CircuitOpen")
+    until(lambda: gives(resolver.lookup) == "NonePasses")
     spine.register("photo", OTHER, version="v2")
     until(lambda: gives(resolver.lookup) == OTHER)
     assert resolver.lookup(version="v2") == OTHER
@@ -138,8 +138,8 @@ def test_three_failed_calls_open_the_circuit_and_a_probe_closes_it(spine: AnySpi
             with pytest.raises(ConnectionError), resolver.call() as url:
                 assert url == URL
                 raise ConnectionError
-        with resolver.call() as url, pytest.raises(CircuitOpen, match=r"'photo' temporarily unavailable \(3/3"):
-            resolver.lookup()
+        with resolver.call() as url:
+            assert url == URL
         assert resolver.lookup() == URL
 
 
@@ -147,7 +147,7 @@ def test_an_open_circuit_stays_open_while_it_rests(resolver: AnyResolver) -> Non
     for _ in range(3):
         with pytest.raises(ConnectionError), resolver.call():
             raise ConnectionError
-    with pytest.raises(CircuitOpen), resolver.call():
+    with pytest.raises(CircuitOpen, match=r"'photo' temporarily unavailable \(3/3"), resolver.call():
         pass
 
 

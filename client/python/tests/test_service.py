@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from hms_spine import BreakerPolicy, CircuitOpen, NotFound, SpineError, Unavailable
+from hms_spine import BreakerPolicy, CircuitOpen, NonePasses, NotFound, SpineError, Unavailable
 from hms_spine.instance import Check, Instance
 from hms_spine.service import Service
 
@@ -74,13 +74,61 @@ def test_a_probe_closes_it(service: Service, clock: Clock) -> None:
 
 def test_the_others_take_the_share_of_one_that_fails(service: Service, clock: Clock) -> None:
     service.learn([instance(1), instance(2)])
+    _fail_first(service)
+    assert {call(service) for _ in range(40)} == {"http://h:2"}
+    clock.now += 30.0
+    assert {call(service) for _ in range(40)} == {"http://h:1", "http://h:2"}
+
+
+def test_the_next_call_is_the_probe_whatever_the_weights(service: Service, clock: Clock) -> None:
+    service.learn([instance(1), instance(2)])
+    _fail_first(service)
+    service.learn([instance(1, weight=1), instance(2, weight=60_000)])
+    clock.now += 30.0
+    with service.call() as probed:
+        assert probed == "http://h:1"
+        assert call(service) == "http://h:2", "one at a time"
+
+
+def test_a_probe_that_never_ends_keeps_nobody_out(service: Service, clock: Clock) -> None:
+    service.learn([instance(1)])
+    for _ in range(3):
+        call(service, OSError())
+    clock.now += 30.0
+    with service.call() as hung:
+        assert call(service).startswith("'photo'")
+        clock.now += 30.0
+        assert call(service) == hung
+    assert call(service) == hung
+
+
+def test_a_lookup_tells_nothing_and_is_no_probe(service: Service, clock: Clock) -> None:
+    service.learn([instance(1), instance(2)])
+    _fail_first(service)
+    clock.now += 30.0
+    assert {service.choose().url for _ in range(20)} == {"http://h:2"}
+    service.learn([instance(1)])
+    assert {service.choose().url for _ in range(20)} == {"http://h:1"}, "where there is no other"
+
+
+def _fail_first(service: Service) -> None:
+    """Opens the circuit of the first instance."""
     for _ in range(40):
         with suppress(OSError), service.call() as url:
             if url == "http://h:1":
                 raise OSError
-    assert {call(service) for _ in range(40)} == {"http://h:2"}
-    clock.now += 30.0
-    assert {call(service) for _ in range(40)} == {"http://h:1", "http://h:2"}
+
+
+def test_checks_that_fail_are_told_apart_from_calls_that_fail(service: Service) -> None:
+    service.learn([instance(1, passing=False)])
+    with pytest.raises(NonePasses, match=r"'photo' temporarily unavailable \(3/3 failures\)"):
+        service.choose()
+    service.learn([instance(1)])
+    for _ in range(3):
+        call(service, OSError())
+    with pytest.raises(CircuitOpen) as refused:
+        service.choose()
+    assert type(refused.value) is CircuitOpen
 
 
 def test_an_open_circuit_does_not_send_calls_to_where_none_should_go(service: Service) -> None:

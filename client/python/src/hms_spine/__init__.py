@@ -8,7 +8,7 @@ asked first). Those that wait, `transport`, `resolver`, `serving` and `core`, ex
 
 from .breaker import BreakerPolicy
 from .core import REG_URL, Spine
-from .exceptions import CircuitOpen, NotFound, SpineError, Unavailable
+from .exceptions import CircuitOpen, NonePasses, NotFound, SpineError, Unavailable
 from .instance import Check, Instance
 from .resolver import Resolver
 
@@ -18,6 +18,7 @@ __all__ = [
     "Check",
     "CircuitOpen",
     "Instance",
+    "NonePasses",
     "NotFound",
     "Resolver",
     "Spine",

@@ -19,21 +19,26 @@ def of_version(name: str, instances: Sequence[Instance], version: str | None) ->
     raise NotFound(f"no instance of {name!r} with version {version!r} is registered")
 
 
-def passing(name: str, instances: Sequence[Instance]) -> Sequence[Instance]:
-    """Those of `instances` (not empty) that may be called. Raises `CircuitOpen` if none passes its checks.
+def passing(name: str, instances: Sequence[Instance], none: type[CircuitOpen] = CircuitOpen) -> Sequence[Instance]:
+    """Those of `instances` (not empty) that pass their checks. Raises `none` if there are none."""
+    found = [each for each in instances if each.passing]
+    if not found:
+        threshold = failed_threshold(instances)
+        raise none(name, threshold, threshold)
+    return found
+
+
+def sharing(instances: Sequence[Instance]) -> Sequence[Instance]:
+    """Those of `instances` (as `passing` gives them) that may be drawn.
 
     Weight 0 means registered and healthy, but without a share. If every weight is 0, nothing says who should be
     spared, so all are equal.
     """
-    found = [each for each in instances if each.passing]
-    if not found:
-        threshold = failed_threshold(instances)
-        raise CircuitOpen(name, threshold, threshold)
-    return [each for each in found if each.weight] or found
+    return [each for each in instances if each.weight] or instances
 
 
 def choose(instances: Sequence[Instance]) -> Instance:
-    """One of `instances` (as `passing` gives them), each with a chance in proportion to its weight."""
+    """One of `instances` (as `sharing` gives them), each with a chance in proportion to its weight."""
     weights = [instance.weight for instance in instances]
     if not any(weights):
         return random.choice(instances)

@@ -9,7 +9,8 @@
       +-- the registry's own check of the instance passes again
 ```
 
-Half open, one call at a time is let through: the probe. Pure: whoever asks says what time it is.
+Half open, one call at a time is let through: the probe. One that tells nothing for another rest is lost, and the next goes.
+Pure: whoever asks says what time it is.
 """
 
 from __future__ import annotations
@@ -43,44 +44,51 @@ class Breaker:
         """Closed."""
         self._policy = policy
         self._failures = 0
-        self._opened: float | None = None
+        # When the next call may begin, the probe; `None`: closed. While a probe is under way, when it counts as lost.
+        self._due: float | None = None
+        self._probe_is_under_way = False
         # Calls know the period in which they began: what one of an earlier period tells is no longer news.
         self._period = 0
-        self._probe_is_under_way = False
 
-    def admits(self, now: float) -> bool:
-        """Whether a call may begin."""
-        if self._opened is None:
-            return True
-        return not self._probe_is_under_way and now - self._opened >= self._policy.rest
+    @property
+    def is_closed(self) -> bool:
+        """Whether every call may begin."""
+        return self._due is None
 
-    def begin(self) -> int:
-        """A call that was admitted begins; gives its period, to be handed back at its end."""
-        self._probe_is_under_way = self._opened is not None
+    def awaits_probe(self, now: float) -> bool:
+        """Whether one call may begin, and tell whether the instance is back."""
+        return self._due is not None and self._due <= now
+
+    def begin(self, now: float) -> int:
+        """A call begins that may; gives its period, to be handed back at its end."""
+        if not self.is_closed:
+            self._enter(now + self._policy.rest)
+            self._probe_is_under_way = True
         return self._period
 
     def succeeded(self, period: int) -> None:
         """A call was answered."""
-        if period == self._period:
-            self._failures = 0
-            if self._opened is not None:
-                self._enter(None)
+        if period != self._period:
+            return
+        self._failures = 0
+        if not self.is_closed:
+            self._enter(None)
 
     def failed(self, period: int, now: float) -> None:
         """A call failed."""
         if period != self._period:
             return
         self._failures += 1
-        if self._opened is not None or self._failures >= self._policy.failures:
+        if not self.is_closed or self._failures >= self._policy.failures:
+            self._enter(now + self._policy.rest)
+
+    def abandoned(self, period: int, now: float) -> None:
+        """A call ended without telling anything: another one may be the probe."""
+        if period == self._period and self._probe_is_under_way:
             self._enter(now)
 
-    def abandoned(self, period: int) -> None:
-        """A call ended without telling anything: another one may be the probe."""
-        if period == self._period:
-            self._probe_is_under_way = False
-
-    def _enter(self, opened: float | None) -> None:
-        self._opened = opened
+    def _enter(self, due: float | None) -> None:
+        self._due = due
         self._failures = 0
         self._probe_is_under_way = False
         self._period += 1

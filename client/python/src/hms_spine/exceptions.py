@@ -1,7 +1,8 @@
 """What `Spine` raises, by what the caller can do about it.
 
-`NotFound`: nobody registered that name; check the name. `CircuitOpen`: wait, or do without the service. `Unavailable`:
-no registry server could be asked. Any other `SpineError`: the registry refused the request and says why.
+`NotFound`: nobody registered that name; check the name. `CircuitOpen`: wait, or do without the service; `NonePasses` is
+the kind of it that a resolver raises where the checks say so and not the calls. `Unavailable`: no registry server could be
+asked. Any other `SpineError`: the registry refused the request and says why.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ class NotFound(SpineError):
 
 
 class CircuitOpen(SpineError):
-    """The name has instances, but none of them passes its checks: calling one would be a waste of time."""
+    """The name has instances, and calling one would be a waste of time.
+
+    From `Spine.lookup`: none of them passes its checks. From a resolver: calls to each that passes have failed.
+    """
 
     def __init__(self, name: str, failures: int, threshold: int) -> None:
         """`failures` in a row out of the `threshold` that its check allows."""
@@ -28,6 +32,10 @@ class CircuitOpen(SpineError):
     def __reduce__(self) -> tuple[type[CircuitOpen], tuple[str, int, int]]:
         """Survive pickling, so that worker pools can hand the exception on."""
         return (type(self), (self.name, self.failures, self.threshold))
+
+
+class NonePasses(CircuitOpen):
+    """From a resolver: the name has instances, and none of them passes its checks. No call has to find that out."""
 
 
 class Unavailable(SpineError):

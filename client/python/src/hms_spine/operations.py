@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from .balancer import choose, of_version, passing
+from .balancer import choose, of_version, passing, sharing
 from .exceptions import NotFound, SpineError
 from .instance import Instance, Registration
 from .message import Answer, Operation, Request
@@ -56,7 +56,7 @@ def lookup(name: str, version: str | None = None) -> Operation[str]:
     instances = instances_in((yield health(name)))
     if not instances and version is None:
         return (yield from _lookup_key(name))
-    return choose(passing(name, of_version(name, instances, version))).url
+    return choose(sharing(passing(name, of_version(name, instances, version)))).url
 
 
 def health(name: str, index: int = 0, wait: float = 0.0) -> Request:

@@ -9,10 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
-from .balancer import choose, of_version, passing
+from .balancer import choose, of_version, passing, sharing
 from .breaker import Breaker, BreakerPolicy
-from .exceptions import CircuitOpen, SpineError, Unavailable
+from .exceptions import CircuitOpen, NonePasses, SpineError, Unavailable
 from .instance import Instance
 
 
@@ -64,20 +65,27 @@ class Service:
             return self._told()
 
     def choose(self, version: str | None = None) -> Instance:
-        """An instance that passes its checks and whose breaker is not open, drawn by weight."""
+        """An instance that passes its checks and whose breaker is closed, drawn by weight.
+
+        Nobody will tell how its call went, so it is no probe: an instance that waits for one is left to `call`, unless
+        there is no other.
+        """
         with self._lock:
-            return self._choose(version)
+            healthy = self._healthy(version)
+            return self._drawn(healthy) or self._to_probe(healthy, self._clock()) or self._nobody()
 
     @contextmanager
     def call(self, version: str | None = None) -> Iterator[str]:
         """Choose an instance for the block, and count how it ends: an `Exception` is a failure of the instance.
 
-        What isn't an `Exception`, a cancelled task or Ctrl-C, says nothing about the instance.
+        One whose breaker waits for a probe is the next: that call tells whether it is back. What isn't an `Exception`, a cancelled task or Ctrl-C, says nothing about the instance.
         """
         with self._lock:
-            instance = self._choose(version)
+            healthy = self._healthy(version)
+            now = self._clock()
+            instance = self._to_probe(healthy, now) or self._drawn(healthy) or self._nobody()
             breaker = self._breakers[_key(instance)]
-            period = breaker.begin()
+            period = breaker.begin(now)
         try:
             yield instance.url
         except Exception:
@@ -86,7 +94,7 @@ class Service:
             raise
         except BaseException:
             with self._lock:
-                breaker.abandoned(period)
+                breaker.abandoned(period, self._clock())
             raise
         with self._lock:
             breaker.succeeded(period)
@@ -96,13 +104,20 @@ class Service:
             raise Unavailable(f"the registry has told nothing about {self.name!r}: {self._trouble}") from self._trouble
         return self._instances
 
-    def _choose(self, version: str | None) -> Instance:
-        healthy = passing(self.name, of_version(self.name, self._told(), version))
-        now = self._clock()
-        admitted = [each for each in healthy if self._breakers[_key(each)].admits(now)]
-        if not admitted:
-            raise CircuitOpen(self.name, self._policy.failures, self._policy.failures)
-        return choose(admitted)
+    def _healthy(self, version: str | None) -> Sequence[Instance]:
+        return passing(self.name, of_version(self.name, self._told(), version), NonePasses)
+
+    def _to_probe(self, healthy: Sequence[Instance], now: float) -> Instance | None:
+        """The first that waits for a probe, whatever its weight."""
+        return next((each for each in healthy if self._breakers[_key(each)].awaits_probe(now)), None)
+
+    def _drawn(self, healthy: Sequence[Instance]) -> Instance | None:
+        """One of those that have a share and a closed breaker."""
+        closed = [each for each in sharing(healthy) if self._breakers[_key(each)].is_closed]
+        return choose(closed) if closed else None
+
+    def _nobody(self) -> NoReturn:
+        raise CircuitOpen(self.name, self._policy.failures, self._policy.failures)
 
 
 def _key(instance: Instance) -> tuple[str, str, str]:
