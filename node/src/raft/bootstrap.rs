@@ -40,8 +40,6 @@ use crate::{
 
 /// A node's storage, opened and found consistent.
 pub struct Opened {
-    /// Held as long as the node lives.
-    pub lock: Box<dyn DirLock>,
     /// Who the node is.
     pub identity: Identity,
     /// Its starts.
@@ -58,6 +56,8 @@ pub struct Opened {
     pub checkpoints: Checkpoints,
     /// The checkpoint that the state comes from.
     pub loaded: Loaded,
+    /// Held as long as the node lives, and let go after all that it guards.
+    pub lock: Box<dyn DirLock>,
 }
 
 /// Whom an empty directory founds a cluster with.

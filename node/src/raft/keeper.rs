@@ -13,7 +13,7 @@ use crate::{
     metrics_sink::NodeMetrics,
     registry::CheckpointAsk,
     storage::log::LogStore,
-    world::{RaftHome, clock::Clock},
+    world::{RaftHome, clock::Clock, lock::DirLock},
 };
 
 /// How often it is looked whether one is due.
@@ -75,18 +75,21 @@ pub struct Keeper {
     pub metrics: Arc<dyn NodeMetrics>,
     /// Where Raft runs, which says where one may wait for a disk.
     pub home: RaftHome,
+    /// The directory's: nobody else may have it while a checkpoint is being written, even if this node is gone by then.
+    pub lock: Arc<dyn DirLock>,
 }
 
 impl Keeper {
-    /// Works until it is told to stop, and then writes the last one, if that is worth it.
+    /// Works until it is told to stop, and then writes the last one, if that is worth it. If nobody is left to tell it, the node
+    /// has ended, and it only brings to an end what it is writing.
     pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut not_before = Duration::ZERO;
-        loop {
+        let is_orderly = loop {
             tokio::select! {
                 biased;
-                _ = &mut stop => break,
+                stop = &mut stop => break stop.is_ok(),
                 Some(tell) = self.asks.recv() => {
                     let _ = tell.send(self.write().await);
                 }
@@ -103,8 +106,8 @@ impl Keeper {
                     }
                 }
             }
-        }
-        if self.logged() > LOGGED_AT_STOP {
+        };
+        if is_orderly && self.logged() > LOGGED_AT_STOP {
             // Why it failed has been said; the log holds what it would have.
             let _ = self.write().await;
         }
@@ -161,8 +164,9 @@ impl Keeper {
     ) -> Result<Option<u64>, Arc<str>> {
         let why = |error: &dyn std::fmt::Display| Arc::from(error.to_string());
         let position = applied.position.map_or(0, |position| position.index);
-        let (checkpoints, identity) = (self.checkpoints.clone(), self.identity);
+        let (checkpoints, identity, lock) = (self.checkpoints.clone(), self.identity, self.lock.clone());
         let write = move || {
+            let _held = lock;
             let generation = checkpoints.write(&identity, &applied, stream_bytes)?;
             Ok::<_, crate::storage::checkpoint::CheckpointError>((generation, checkpoints.log_covered()?))
         };
