@@ -395,6 +395,7 @@ async fn release(caller: &Caller, name: Bytes, lease: LeaseId) -> Result<()> {
     let request = v1::LockReleaseRequest {
         name,
         lease: lease.into(),
+        fence: 0,
     };
     let send = |channel, request| async move { locks(channel).release(request).await };
     let answer: Result<v1::LockReleaseResponse> = caller.pool.call(Kind::Read, request, send).await;

@@ -83,6 +83,7 @@ impl Native {
                 let request = LockReleaseRequest {
                     name: lock.clone().into(),
                     lease: id(lease)?.into(),
+                    ..LockReleaseRequest::default()
                 };
                 let mut locks = LockClient::new(self.channel());
                 let answer = locks.release(within(request, Duration::ZERO)).await;

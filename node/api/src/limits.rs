@@ -34,8 +34,11 @@ pub const WAITERS_MAX: usize = 100_000;
 pub const LOCK_WAIT_MAX: Duration = Duration::from_mins(10);
 /// Bytes of the name of a lock or an election: with a lease's id behind it it is a key.
 pub const LOCK_NAME_BYTES_MAX: usize = 4_000;
-/// Places in the queue of one lock, or keys below its name.
+/// Places in the queue of one lock: with so many nobody takes another.
 pub const LOCK_PLACES_MAX: usize = 10_000;
+/// Places of one queue that are read, for those who came together and keys that were put there otherwise; who holds a lock
+/// with more is not told.
+pub const LOCK_PLACES_READ_MAX: usize = LOCK_PLACES_MAX + 2_000;
 /// The time between two messages of an observer without news.
 pub const OBSERVE_PROGRESS: Duration = Duration::from_secs(10);
 

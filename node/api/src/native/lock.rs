@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Door, consistency, decode, misfit,
-    queue::{Leaving, Place, Queue, Standing, fresh},
+    queue::{Attempt, Place, Queue, Standing, Which, fresh},
     reply, status,
 };
 use crate::{
@@ -108,25 +108,18 @@ struct Wish {
 }
 
 impl Wish {
-    async fn fulfil(self, door: &Door, cx: &Context) -> Result<Standing, Error> {
+    /// `None`: the place was given back by another call.
+    async fn fulfil(self, door: &Door, cx: &Context) -> Result<Option<Standing>, Error> {
         let until = Instant::now() + self.wait.min(limits::LOCK_WAIT_MAX);
-        let leaving = Leaving::new(door, cx, &self.queue, self.lease);
-        let place = match self.queue.enter(door, cx, self.lease, self.value).await {
-            Ok(place) => place,
-            Err(error) => {
-                if matches!(error, Error::Refused(_)) {
-                    // There is none to give back.
-                    leaving.stay();
-                }
-                return Err(error);
-            }
-        };
-        let waited = self.queue.wait(door, cx, &place, until).await;
-        let first = waited.as_ref().is_ok_and(Standing::is_first);
-        if first || self.keep {
-            leaving.stay();
+        let seat = (&self.queue, self.lease);
+        let mut attempt = Attempt::begin(door, cx, seat, self.value, self.keep).await?;
+        let waited = attempt.wait(until).await?;
+        match &waited {
+            Some(standing) if standing.is_first() || self.keep => attempt.stay(),
+            Some(_) => attempt.leave().await,
+            None => attempt.stay(),
         }
-        waited
+        Ok(waited)
     }
 }
 
@@ -144,9 +137,9 @@ async fn acquire(
     };
     let standing = wish.fulfil(door, cx).await?;
     Ok(v1::LockAcquireResponse {
-        acquired: standing.is_first(),
-        place: Some(standing.place.encode()),
-        ahead: count(standing.ahead),
+        acquired: standing.as_ref().is_some_and(Standing::is_first),
+        place: standing.as_ref().map(|standing| standing.place.encode()),
+        ahead: count(standing.map_or(0, |standing| standing.ahead)),
     })
 }
 
@@ -164,9 +157,9 @@ async fn campaign(
     };
     let standing = wish.fulfil(door, cx).await?;
     Ok(v1::CampaignResponse {
-        elected: standing.is_first(),
-        place: Some(standing.place.encode()),
-        ahead: count(standing.ahead),
+        elected: standing.as_ref().is_some_and(Standing::is_first),
+        place: standing.as_ref().map(|standing| standing.place.encode()),
+        ahead: count(standing.map_or(0, |standing| standing.ahead)),
     })
 }
 
@@ -176,13 +169,17 @@ async fn release(
     request: v1::LockReleaseRequest,
 ) -> Result<v1::LockReleaseResponse, Error> {
     let lease = decode::lease(&request.lease)?;
-    let (index, found) = Queue::new(&request.name)?.leave(door, cx, lease).await?;
+    let (index, found) = Queue::new(&request.name)?
+        .leave(door, cx, lease, Which::fenced(request.fence))
+        .await?;
     Ok(v1::LockReleaseResponse { index, found })
 }
 
 async fn resign(door: &Door, cx: &Context, request: v1::ResignRequest) -> Result<v1::ResignResponse, Error> {
     let lease = decode::lease(&request.lease)?;
-    let (index, found) = Queue::new(&request.name)?.leave(door, cx, lease).await?;
+    let (index, found) = Queue::new(&request.name)?
+        .leave(door, cx, lease, Which::fenced(request.fence))
+        .await?;
     Ok(v1::ResignResponse { index, found })
 }
 
@@ -220,7 +217,7 @@ async fn first(
         applied_index: state.index().0,
         server: door.name().to_string(),
     };
-    let (first, waiting) = queue.first(&state);
+    let (first, waiting) = queue.first(&state)?;
     Ok((header, first, waiting))
 }
 
@@ -233,7 +230,7 @@ async fn proclaim(
     let lease = decode::lease(&request.lease)?;
     let key = queue.key(lease);
     let state = door.registry.view(cx).await?;
-    let (first, _) = queue.first(&state);
+    let (first, _) = queue.first(&state)?;
     let leads = |place: Place| place.key == key && place.row.create_revision.0 == request.fence;
     if !first.is_some_and(leads) {
         return Ok(v1::ProclaimResponse {
@@ -280,9 +277,10 @@ struct Observer {
     told: Option<Told>,
 }
 
-/// What an observer was told: which place leads, and which version of it; `None`: that nobody leads.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Told(Option<(Revision, Revision)>);
+/// What an observer was told: which place leads, and with what value; `None`: that nobody leads. A leader that campaigns again
+/// makes a new version of the same.
+#[derive(PartialEq, Eq)]
+struct Told(Option<(Revision, Bytes)>);
 
 async fn tell(observer: Option<Observer>) -> Option<(Result<v1::LeaderResponse, Status>, Option<Observer>)> {
     let mut observer = observer?;
@@ -310,11 +308,13 @@ impl Observer {
         loop {
             let mut ticket = self.registry.hub().enroll(&[self.queue.topic()])?;
             let state = self.registry.hub().newest();
-            let (leader, _) = self.queue.first(&state);
-            let version = |place: &Place| (place.row.create_revision, place.row.mod_revision);
-            let seen = Told(leader.as_ref().map(version));
-            if self.told != Some(seen) || Instant::now() >= quiet {
-                self.told = Some(seen);
+            let (leader, _) = self.queue.first(&state)?;
+            let seen = leader
+                .as_ref()
+                .map(|place| (place.row.create_revision, place.row.value.clone()));
+            let seen = Some(Told(seen));
+            if self.told != seen || Instant::now() >= quiet {
+                self.told = seen;
                 return Ok(v1::LeaderResponse {
                     header: Some(v1::ReadHeader {
                         index: state.newest(&self.queue.topic()).max(Index(1)).0,

@@ -12,7 +12,7 @@ use crate::served::{Served, prefix, put};
 
 const SOON: Duration = Duration::from_secs(30);
 
-async fn lease(served: &Served) -> Bytes {
+pub(crate) async fn lease(served: &Served) -> Bytes {
     let request = v1::LeaseGrantRequest {
         ttl_ms: 10_000,
         ..v1::LeaseGrantRequest::default()
@@ -20,7 +20,7 @@ async fn lease(served: &Served) -> Bytes {
     served.lease().grant(request).await.unwrap().into_inner().id
 }
 
-fn acquire(lease: &Bytes, wait_ms: u64) -> v1::LockAcquireRequest {
+pub(crate) fn acquire(lease: &Bytes, wait_ms: u64) -> v1::LockAcquireRequest {
     v1::LockAcquireRequest {
         name: "job".into(),
         lease: lease.clone(),
@@ -29,15 +29,16 @@ fn acquire(lease: &Bytes, wait_ms: u64) -> v1::LockAcquireRequest {
     }
 }
 
-fn release(lease: &Bytes) -> v1::LockReleaseRequest {
+pub(crate) fn release(lease: &Bytes) -> v1::LockReleaseRequest {
     v1::LockReleaseRequest {
         name: "job".into(),
         lease: lease.clone(),
+        fence: 0,
     }
 }
 
 /// Waits until so many requests wait in the hub.
-async fn parked(served: &Served, count: usize) {
+pub(crate) async fn parked(served: &Served, count: usize) {
     use spine_api::Registry;
     let waiting = async {
         while served.registry.hub().waiting() != count {
@@ -47,7 +48,7 @@ async fn parked(served: &Served, count: usize) {
     timeout(SOON, waiting).await.expect("they wait");
 }
 
-fn begin(
+pub(crate) fn begin(
     served: &Served,
     request: v1::LockAcquireRequest,
 ) -> JoinHandle<Result<v1::LockAcquireResponse, Status>> {
@@ -55,7 +56,7 @@ fn begin(
     tokio::spawn(async move { lock.acquire(request).await.map(tonic::Response::into_inner) })
 }
 
-async fn places(served: &Served) -> u64 {
+pub(crate) async fn places(served: &Served) -> u64 {
     let request = v1::CountRequest {
         range: Some(prefix("job/")),
         consistency: 0,
@@ -258,7 +259,13 @@ async fn leaders_are_elected_observed_and_followed() {
     let resign = v1::ResignRequest {
         name: "job".into(),
         lease: one.clone(),
+        fence,
     };
+    let of_another = v1::ResignRequest {
+        fence: fence + 1,
+        ..resign.clone()
+    };
+    assert!(!election.resign(of_another).await.unwrap().into_inner().found);
     assert!(election.resign(resign).await.unwrap().into_inner().found);
     let next = timeout(SOON, next).await.unwrap().unwrap().unwrap().into_inner();
     assert!(next.elected && next.place.unwrap().fence > fence);
@@ -281,15 +288,13 @@ async fn leaders_are_elected_observed_and_followed() {
     assert_eq!(leaders().await, None);
 }
 
-#[tokio::test]
-async fn no_more_wait_in_one_queue_than_may() {
-    let served = Served::start().await;
-    let holder = lease(&served).await;
-    // What lies below the name counts, whoever put it there.
-    for batch in 0..=spine_api::limits::LOCK_PLACES_MAX / 128 {
-        let then = (0..128).map(|n| v1::TxnOp {
+/// Puts so many keys below a prefix.
+async fn fill(served: &Served, below: &str, count: usize) {
+    let keys: Vec<_> = (0..count).map(|n| format!("{below}{n:05}")).collect();
+    for batch in keys.chunks(128) {
+        let then = batch.iter().map(|key| v1::TxnOp {
             op: Some(v1::txn_op::Op::Put(v1::PutRequest {
-                key: format!("job/{batch}/{n}").into(),
+                key: key.clone().into(),
                 ..put("", "")
             })),
         });
@@ -299,6 +304,63 @@ async fn no_more_wait_in_one_queue_than_may() {
         };
         served.kv().txn(request).await.unwrap();
     }
-    let status = served.lock().acquire(acquire(&holder, 0)).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn no_more_wait_in_one_queue_than_may() {
+    use spine_api::limits::{LOCK_PLACES_MAX, LOCK_PLACES_READ_MAX};
+    let served = Served::start().await;
+    let (holder, late) = (lease(&served).await, lease(&served).await);
+    let mut lock = served.lock();
+    assert!(
+        lock.acquire(acquire(&holder, 0))
+            .await
+            .unwrap()
+            .into_inner()
+            .acquired
+    );
+    // What lies at its name counts, whoever put it there.
+    fill(&served, "job/!", LOCK_PLACES_MAX - 1).await;
+    let status = lock.acquire(acquire(&late, 0)).await.unwrap_err();
     assert_eq!(status.metadata().get("spine-code").unwrap(), "too_many");
+    assert!(
+        lock.acquire(acquire(&holder, 0))
+            .await
+            .unwrap()
+            .into_inner()
+            .acquired
+    );
+    // Of more than are read nobody says who is the first.
+    let kept = v1::LockAcquireRequest {
+        keep_place: true,
+        ..acquire(&late, 0)
+    };
+    lock.release(release(&holder)).await.unwrap();
+    assert!(!lock.acquire(kept.clone()).await.unwrap().into_inner().acquired);
+    fill(&served, "job/#", LOCK_PLACES_READ_MAX - LOCK_PLACES_MAX + 1).await;
+    let status = lock.acquire(kept).await.unwrap_err();
+    assert_eq!(status.metadata().get("spine-code").unwrap(), "too_many");
+}
+
+#[tokio::test]
+async fn keys_below_a_lock_hide_no_place() {
+    let served = Served::start().await;
+    let (holder, other) = (lease(&served).await, lease(&served).await);
+    let mut lock = served.lock();
+    assert!(
+        lock.acquire(acquire(&holder, 0))
+            .await
+            .unwrap()
+            .into_inner()
+            .acquired
+    );
+    fill(&served, "job/!/", spine_api::limits::LOCK_PLACES_MAX).await;
+    let tried = lock.acquire(acquire(&other, 0)).await.unwrap().into_inner();
+    assert_eq!((tried.acquired, tried.ahead), (false, 1));
+    let asked = v1::LockHolderRequest {
+        name: "job".into(),
+        consistency: 0,
+    };
+    let told = lock.holder(asked).await.unwrap().into_inner();
+    assert_eq!((told.holder.unwrap().lease, told.waiting), (holder, 0));
 }

@@ -9,6 +9,7 @@ mod catalog;
 mod keys;
 mod lease;
 mod lock;
+mod lock_repeats;
 mod numbered;
 mod served;
 mod statuses;

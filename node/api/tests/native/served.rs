@@ -10,7 +10,7 @@ use spine_api::{
 };
 use spine_core::{Applied, Command, Dialect, Guard, Member, NodeName, Put, Renewal, Renewed, Repeat, State};
 use spine_proto::v1::{self, check_definition::Kind, key_range::Range};
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{net::TcpListener, sync::watch, time::Instant};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Endpoint, Server};
 
@@ -76,10 +76,14 @@ impl Served {
 pub(crate) struct Scripted {
     pub(crate) local: Local,
     told: std::sync::Mutex<Told>,
+    /// Whether deletions wait.
+    hold: watch::Sender<bool>,
 }
 
 struct Told {
     fail: Option<Error>,
+    fail_once: Option<Error>,
+    fail_view_once: Option<Error>,
     ready: bool,
     last: Option<(Duration, Context)>,
 }
@@ -102,18 +106,43 @@ impl Scripted {
         local.propose(&Context::new(Dialect::Internal), up).await.unwrap();
         let told = Told {
             fail: None,
+            fail_once: None,
+            fail_view_once: None,
             ready: true,
             last: None,
         };
         Self {
             local,
             told: told.into(),
+            hold: watch::Sender::new(false),
         }
     }
 
     /// From now on every proposal ends so.
     pub(crate) fn fail_with(&self, error: Error) {
         self.told.lock().unwrap().fail = Some(error);
+    }
+
+    /// The next proposal alone ends so.
+    pub(crate) fn fail_once_with(&self, error: Error) {
+        self.told.lock().unwrap().fail_once = Some(error);
+    }
+
+    /// The next read alone ends so.
+    pub(crate) fn fail_view_once_with(&self, error: Error) {
+        self.told.lock().unwrap().fail_view_once = Some(error);
+    }
+
+    /// From now on deletions of keys are on their way until they are let go.
+    pub(crate) fn hold_deletions(&self, hold: bool) {
+        self.hold.send_replace(hold);
+    }
+
+    /// Waits until so many deletions are on their way.
+    pub(crate) async fn deletions_held(&self, count: usize) {
+        while self.hold.receiver_count() != count {
+            tokio::task::yield_now().await;
+        }
     }
 
     pub(crate) fn set_ready(&self, ready: bool) {
@@ -150,8 +179,12 @@ impl Registry for Scripted {
         let fail = {
             let mut told = self.told.lock().unwrap();
             told.last = Some((cx.deadline.saturating_duration_since(Instant::now()), cx.clone()));
-            told.fail.clone()
+            told.fail_once.take().or_else(|| told.fail.clone())
         };
+        if matches!(command, Command::Delete(_)) {
+            let mut held = self.hold.subscribe();
+            held.wait_for(|held| !held).await.expect("the registry is there");
+        }
         match fail {
             Some(error) => Err(error),
             None => self.local.propose(cx, command).await,
@@ -163,7 +196,11 @@ impl Registry for Scripted {
     }
 
     async fn view(&self, cx: &Context) -> Result<Arc<State>, Error> {
-        self.local.view(cx).await
+        let fail = self.told.lock().unwrap().fail_view_once.take();
+        match fail {
+            Some(error) => Err(error),
+            None => self.local.view(cx).await,
+        }
     }
 
     fn hub(&self) -> &Hub {

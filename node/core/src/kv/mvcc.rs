@@ -127,6 +127,11 @@ impl Kv {
         self.rows.count(range.bounds()) as u64
     }
 
+    /// The rows of an interval, one after the other.
+    pub fn rows(&self, range: &KeyRange) -> impl Iterator<Item = (&Key, &Arc<KvRow>)> + use<'_> {
+        self.rows.range(range.bounds())
+    }
+
     /// The newest index of an interval, deletions included.
     pub fn newest(&self, range: &KeyRange) -> Index {
         self.rows
