@@ -1,6 +1,7 @@
 //! Leases, kept alive in the background.
 
 use std::{
+    collections::{BTreeMap, btree_map::Entry},
     fmt,
     sync::{
         Arc,
@@ -113,9 +114,22 @@ impl Leases {
     /// # Errors
     /// A refusal with the code `unknown_lease`: it is over.
     pub async fn revoke(&self, id: LeaseId) -> Result<v1::LeaseRevokeResponse> {
+        self.send_revocation(Kind::Write, id).await
+    }
+
+    /// The same, as often as it takes: that it is over already is as good.
+    async fn end(&self, id: LeaseId) -> Result<()> {
+        match self.send_revocation(Kind::Read, id).await {
+            Ok(_) => Ok(()),
+            Err(Error::Refused(refusal)) if refusal.code == "unknown_lease" => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn send_revocation(&self, kind: Kind, id: LeaseId) -> Result<v1::LeaseRevokeResponse> {
         let request = v1::LeaseRevokeRequest { id: id.into() };
         let send = |channel, request| async move { client(channel).revoke(request).await };
-        self.0.pool.call(Kind::Write, request, send).await
+        self.0.pool.call(kind, request, send).await
     }
 
     /// Reads a lease; the answer's `lease` is absent if there is none.
@@ -171,8 +185,12 @@ struct Kept {
     id: LeaseId,
     lost: watch::Receiver<Option<LeaseLost>>,
     keeping: JoinHandle<()>,
+    /// Its revocation has begun: it is renewed no more.
+    ending: AtomicBool,
     /// It was revoked: nothing is left to be done.
     over: AtomicBool,
+    /// Places in queues that it had and that are on their way back.
+    returns: watch::Sender<BTreeMap<Bytes, usize>>,
 }
 
 impl Lease {
@@ -193,7 +211,9 @@ impl Lease {
             id,
             lost,
             keeping,
+            ending: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            returns: watch::Sender::default(),
         }))
     }
 
@@ -204,7 +224,7 @@ impl Lease {
 
     /// Why it is no longer held; `None`: it is.
     pub fn is_lost(&self) -> Option<LeaseLost> {
-        if self.0.over.load(Ordering::Relaxed) {
+        if self.0.ending.load(Ordering::Relaxed) {
             return Some(LeaseLost::Ended);
         }
         *self.0.lost.borrow()
@@ -219,18 +239,54 @@ impl Lease {
         told.ok().and_then(|told| *told).unwrap_or(LeaseLost::Ended)
     }
 
-    /// Ends it with all that hangs on it. Clones find it lost.
+    /// Ends it with all that hangs on it. Clones find it lost. It may be repeated; if the future is dropped, or fails, that is
+    /// done in the background when the last clone is dropped.
     ///
     /// # Errors
     /// As every write; it ends by itself then.
     pub async fn revoke(self) -> Result<()> {
-        self.0.over.store(true, Ordering::Relaxed);
+        self.0.ending.store(true, Ordering::Relaxed);
         self.0.keeping.abort();
-        match self.0.leases.revoke(self.0.id).await {
-            Ok(_) => Ok(()),
-            Err(Error::Refused(refusal)) if refusal.code == "unknown_lease" => Ok(()),
-            Err(error) => Err(error),
+        self.0.leases.end(self.0.id).await?;
+        self.0.over.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// From now on its place in this queue is on its way back, until what this gives is dropped.
+    pub(crate) fn returning(&self, queue: Bytes) -> Returning {
+        let begin = |returns: &mut BTreeMap<Bytes, usize>| *returns.entry(queue.clone()).or_default() += 1;
+        self.0.returns.send_modify(begin);
+        Returning {
+            lease: self.clone(),
+            queue,
         }
+    }
+
+    /// Waits until no place in this queue is on its way back.
+    pub(crate) async fn returned(&self, queue: &Bytes) {
+        let mut returns = self.0.returns.subscribe();
+        // The sender is in this lease, and outlives the wait.
+        let _ = returns.wait_for(|returns| !returns.contains_key(queue)).await;
+    }
+}
+
+/// A place that is on its way back.
+#[derive(Debug)]
+pub(crate) struct Returning {
+    lease: Lease,
+    queue: Bytes,
+}
+
+impl Drop for Returning {
+    fn drop(&mut self) {
+        self.lease.0.returns.send_modify(|returns| {
+            if let Entry::Occupied(mut count) = returns.entry(self.queue.clone()) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        });
     }
 }
 
@@ -240,7 +296,7 @@ impl Drop for Kept {
         let is_over = self.over.load(Ordering::Relaxed) || *self.lost.borrow() == Some(LeaseLost::Ended);
         if let (false, Ok(runtime)) = (is_over, tokio::runtime::Handle::try_current()) {
             let (leases, id) = (self.leases.clone(), self.id);
-            runtime.spawn(async move { leases.revoke(id).await.map(drop) });
+            runtime.spawn(async move { leases.end(id).await });
         }
     }
 }

@@ -24,6 +24,7 @@ mod members;
 mod pool;
 mod registration;
 pub mod resolver;
+mod seat;
 mod session;
 mod txn;
 mod watch;

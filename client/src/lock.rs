@@ -4,20 +4,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, stream};
-use spine_proto::v1::{self, election_client::ElectionClient, lock_client::LockClient};
-use tokio::time::{Instant, sleep, timeout};
-use tonic::{Request, Streaming, transport::Channel};
+use spine_proto::v1;
+use tokio::time::{sleep, timeout};
+use tonic::{Request, Streaming};
 
 use crate::{
     error::{Error, Failure, Kind, Next, Result},
-    lease::{Lease, LeaseId, LeaseLost, Leases},
-    pool::{Caller, MESSAGE_BYTES_MAX, jittered, longer},
+    lease::{Lease, LeaseLost},
+    pool::{Caller, jittered, longer},
+    seat::{Of, Seat, elections, locks},
 };
 
 /// The lease of a lock that is given none.
 const TTL_DEFAULT: Duration = Duration::from_secs(10);
-/// So long a server is asked to wait; then it is asked again.
-const WAIT_AT_ONCE: Duration = Duration::from_secs(30);
 /// An observer hears something at least every ten seconds; this much later it asks another server.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
@@ -50,7 +49,7 @@ impl Lock {
     }
 
     /// The lock hangs on this lease, and ends with it; on one of its own unless told. A lease has one place in a queue: two
-    /// guards of one lock on one lease are one.
+    /// guards of one lock on one lease are one. What was given back, even in the background, is gone before it is taken again.
     pub fn lease(mut self, lease: &Lease) -> Self {
         self.lease = Some(lease.clone());
         self
@@ -91,7 +90,7 @@ impl Lock {
     }
 
     async fn take(self) -> Result<Option<LockGuard>> {
-        let seat = Seat::new(self.caller, Of::Lock, self.name, self.lease, self.ttl).await?;
+        let mut seat = Seat::new(self.caller, Of::Lock, self.name, self.lease, self.ttl).await?;
         let fence = seat.wait(&Bytes::new(), self.wait).await?;
         Ok(fence.map(|fence| LockGuard { seat, fence }))
     }
@@ -114,15 +113,15 @@ impl LockGuard {
 
     /// The lease that it hangs on.
     pub fn lease(&self) -> &Lease {
-        &self.seat.lease
+        self.seat.lease()
     }
 
     /// Waits until it is no longer held, as [`Lease::lost`].
     pub async fn lost(&self) -> LeaseLost {
-        self.seat.lease.lost().await
+        self.lease().lost().await
     }
 
-    /// Gives it back.
+    /// Gives it back. If the future is dropped, or fails, that goes on in the background.
     ///
     /// # Errors
     /// As every write; it is free when its lease ends then.
@@ -177,7 +176,7 @@ impl Election {
             wait,
         } = self.lock;
         let shown = String::from_utf8_lossy(&name).into_owned();
-        let seat = Seat::new(caller, Of::Election, name, lease, ttl).await?;
+        let mut seat = Seat::new(caller, Of::Election, name, lease, ttl).await?;
         match seat.wait(&value.into(), wait).await? {
             Some(fence) => Ok(Leadership { seat, fence }),
             None => Err(Error::Deadline(format!("others lead {shown:?}"))),
@@ -223,12 +222,12 @@ impl Leadership {
 
     /// The lease that it hangs on.
     pub fn lease(&self) -> &Lease {
-        &self.seat.lease
+        self.seat.lease()
     }
 
     /// Waits until it is lost, as [`Lease::lost`].
     pub async fn lost(&self) -> LeaseLost {
-        self.seat.lease.lost().await
+        self.lease().lost().await
     }
 
     /// Changes what the leader says of itself.
@@ -237,13 +236,13 @@ impl Leadership {
     /// [`Error::LeaseLost`] if it no longer leads, and as every write.
     pub async fn proclaim(&self, value: impl Into<Bytes>) -> Result<()> {
         let request = v1::ProclaimRequest {
-            name: self.seat.name.clone(),
-            lease: self.seat.lease.id().into(),
+            name: self.seat.name().clone(),
+            lease: self.lease().id().into(),
             fence: self.fence,
             value: value.into(),
         };
         let send = |channel, request| async move { elections(channel).proclaim(request).await };
-        let pool = &self.seat.caller.pool;
+        let pool = self.seat.pool();
         let answer: v1::ProclaimResponse = pool.call(Kind::Write, request, send).await?;
         if answer.leads {
             Ok(())
@@ -252,166 +251,12 @@ impl Leadership {
         }
     }
 
-    /// Gives it up.
+    /// Gives it up. If the future is dropped, or fails, that goes on in the background.
     ///
     /// # Errors
     /// As every write; another leads when its lease ends then.
     pub async fn resign(self) -> Result<()> {
         self.seat.leave().await
-    }
-}
-
-fn locks(channel: Channel) -> LockClient<Channel> {
-    LockClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
-}
-
-fn elections(channel: Channel) -> ElectionClient<Channel> {
-    ElectionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Of {
-    Lock,
-    Election,
-}
-
-/// A place in a queue, taken or about to be; dropped, it is given back.
-#[derive(Debug)]
-struct Seat {
-    caller: Caller,
-    of: Of,
-    name: Bytes,
-    lease: Lease,
-    /// The lease is for this place alone, and ends with it.
-    own: bool,
-    left: bool,
-}
-
-impl Seat {
-    async fn new(caller: Caller, of: Of, name: Bytes, lease: Option<Lease>, ttl: Duration) -> Result<Self> {
-        let own = lease.is_none();
-        let lease = match lease {
-            Some(lease) => lease,
-            None => Leases::new(caller.clone()).grant(ttl).await?,
-        };
-        Ok(Self {
-            caller,
-            of,
-            name,
-            lease,
-            own,
-            left: false,
-        })
-    }
-
-    /// Waits until it is the first; its fencing number, or `None` when the time is over.
-    async fn wait(&self, value: &Bytes, wait: Option<Duration>) -> Result<Option<u64>> {
-        let until = wait.map(|wait| Instant::now() + wait);
-        let mut pause = None;
-        loop {
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            let at_once = left.map_or(WAIT_AT_ONCE, |left| left.min(WAIT_AT_ONCE));
-            let asked = tokio::select! {
-                biased;
-                _ = self.lease.lost() => return Err(Error::LeaseLost),
-                asked = self.ask(value, at_once) => asked,
-            };
-            let is_over = left.is_some_and(|left| left <= at_once);
-            match asked {
-                Ok((true, place)) => return Ok(Some(place.fence)),
-                Ok((false, _)) if is_over => return Ok(None),
-                Ok((false, _)) => pause = None,
-                Err(Error::Refused(refusal)) if refusal.code == "unknown_lease" => {
-                    return Err(Error::LeaseLost);
-                }
-                // While the lease lives the place does, and it is asked for again.
-                Err(error) if passes(&error) && !is_over => {
-                    let next = longer(pause);
-                    pause = Some(next);
-                    sleep(jittered(next)).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Asks for the place, which may be done any number of times.
-    async fn ask(&self, value: &Bytes, wait: Duration) -> Result<(bool, v1::Place)> {
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        // An attempt is given half of the time, so that there is some for another server.
-        let pool = self.caller.pool.within((wait + self.caller.pool.deadline()) * 2);
-        let (name, lease) = (self.name.clone(), self.lease.id().into());
-        let (is_first, place) = match self.of {
-            Of::Lock => {
-                let request = v1::LockAcquireRequest {
-                    name,
-                    lease,
-                    wait_ms,
-                    keep_place: true,
-                };
-                let send = |channel, request| async move { locks(channel).acquire(request).await };
-                let answer: v1::LockAcquireResponse = pool.call(Kind::Read, request, send).await?;
-                (answer.acquired, answer.place)
-            }
-            Of::Election => {
-                let request = v1::CampaignRequest {
-                    name,
-                    lease,
-                    value: value.clone(),
-                    wait_ms,
-                    keep_place: true,
-                };
-                let send = |channel, request| async move { elections(channel).campaign(request).await };
-                let answer: v1::CampaignResponse = pool.call(Kind::Read, request, send).await?;
-                (answer.elected, answer.place)
-            }
-        };
-        Ok((is_first, place.unwrap_or_default()))
-    }
-
-    async fn leave(mut self) -> Result<()> {
-        self.left = true;
-        if self.own {
-            return self.lease.clone().revoke().await;
-        }
-        release(&self.caller, self.name.clone(), self.lease.id()).await
-    }
-}
-
-/// Whether asking again may help.
-fn passes(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::NoLeader
-            | Error::Unknown(_)
-            | Error::Deadline(_)
-            | Error::Overloaded(_)
-            | Error::Unreachable(_)
-    )
-}
-
-/// Gives back the place of a lease in a queue; that of an election is no other.
-async fn release(caller: &Caller, name: Bytes, lease: LeaseId) -> Result<()> {
-    let request = v1::LockReleaseRequest {
-        name,
-        lease: lease.into(),
-        fence: 0,
-    };
-    let send = |channel, request| async move { locks(channel).release(request).await };
-    let answer: Result<v1::LockReleaseResponse> = caller.pool.call(Kind::Read, request, send).await;
-    answer.map(drop)
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        // A lease of its own is revoked when it is dropped, and the place goes with it.
-        if self.left || self.own {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (caller, name, lease) = (self.caller.clone(), self.name.clone(), self.lease.clone());
-            runtime.spawn(async move { release(&caller, name, lease.id()).await });
-        }
     }
 }
 
