@@ -190,6 +190,18 @@ impl Kv {
         .await
     }
 
+    /// Forgets what keys were before a revision, and gives the request's index. Old history goes by itself; this is for who wants
+    /// it gone at once.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`](crate::Error::Compacted) if it is forgotten already.
+    pub async fn compact(&self, revision: u64) -> Result<u64> {
+        let send = |channel, request| async move { client(channel).compact(request).await };
+        let request = v1::CompactRequest { revision };
+        let answer: v1::CompactResponse = self.0.pool.call(Kind::Write, request, send).await?;
+        Ok(answer.index)
+    }
+
     async fn delete_with(&self, request: v1::DeleteRequest) -> Result<v1::DeleteResponse> {
         let send = |channel, request| async move { client(channel).delete(request).await };
         self.0.pool.once(request, send).await

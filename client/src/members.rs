@@ -41,6 +41,18 @@ impl Members {
         Ok(answer.id)
     }
 
+    /// Has the leader hand leadership to a voter, or to the one whose log has come furthest; gives the name of the server that leads
+    /// then. Only the leader does it: another refuses, and names it.
+    pub async fn transfer_leadership(&self, name: Option<&str>) -> Result<String> {
+        let request = v1::TransferLeadershipRequest {
+            name: name.unwrap_or_default().to_owned(),
+        };
+        let send =
+            |channel, request| async move { MembersClient::new(channel).transfer_leadership(request).await };
+        let answer: v1::TransferLeadershipResponse = self.0.pool.call(Kind::Write, request, send).await?;
+        Ok(answer.name)
+    }
+
     /// Has one server, the first that answers, leave the cluster for good and end; gives its name.
     pub async fn leave(&self) -> Result<String> {
         let request = v1::LeaveRequest {};

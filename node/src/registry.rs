@@ -54,11 +54,11 @@ use crate::{
     limits::{CHECKPOINT_ASKS_MAX, SUBMIT_SHARE_BYTES, SUBMIT_SHARES},
     members::changes::Members,
     metrics_sink::{Ended, NodeMetrics, Request as Counted},
-    raft::{Consensus, ELECTION_TIMEOUT, ReadError, identity::Identity},
+    raft::{Consensus, ELECTION_TIMEOUT, ReadError, TransferError, identity::Identity},
     world::{clock::Clock, rng::Rng},
 };
 
-/// How long a read waits before it asks again who leads, unless it is told earlier.
+/// How long a read waits before it asks again who leads, unless it is told earlier; and a transfer for somebody to take it.
 const LEADER_ASKED_EVERY: Duration = Duration::from_millis(20);
 /// A leader whose voters don't confirm it is asked again for so long: under load a round may be late.
 const QUORUM_WITHIN: Duration = ELECTION_TIMEOUT.saturating_mul(2);
@@ -194,6 +194,44 @@ impl NodeRegistry {
     pub fn close(&self) {
         self.asks.write().take();
         self.hub.close();
+    }
+
+    /// Has another server lead; gives its name. One that answers gets an election timeout to do so: a new leader has not heard
+    /// anybody yet.
+    async fn hand_over_to(&self, name: Option<&str>) -> Result<Arc<str>, Error> {
+        let voter = name.map(|name| self.voter(name)).transpose()?;
+        if voter == Some(self.about.identity.node) && self.consensus.leads() {
+            return Ok(self.about.name.as_str().into());
+        }
+        let heard_by = Instant::now() + ELECTION_TIMEOUT;
+        loop {
+            let handed = match voter {
+                None => self.consensus.transfer().await,
+                Some(voter) => self.consensus.transfer_to(voter).await,
+            };
+            return match handed {
+                Ok(leader) => Ok(leader.name.into()),
+                Err(TransferError::NoFollower) if Instant::now() < heard_by => {
+                    tokio::time::sleep(LEADER_ASKED_EVERY).await;
+                    continue;
+                }
+                Err(TransferError::Ended) => Err(Error::ShuttingDown),
+                Err(TransferError::NotLeader) => Err(match &*self.consensus.leader().borrow() {
+                    Some(leader) => Error::Unsafe(format!("{} leads: ask that server", leader.name).into()),
+                    None => Error::NoLeader,
+                }),
+                Err(error @ (TransferError::NoFollower | TransferError::NotTaken(_))) => {
+                    Err(Error::Unsafe(error.to_string().into()))
+                }
+            };
+        }
+    }
+
+    /// The node id of a voter.
+    fn voter(&self, name: &str) -> Result<u64, Error> {
+        let mut voters = self.consensus.voters().into_iter();
+        let voter = voters.find_map(|(id, peer)| (peer.name == name).then_some(id));
+        voter.ok_or_else(|| Error::NoMember(name.into()))
     }
 
     /// Lets growth wait while the state is near its quota.
@@ -494,6 +532,10 @@ impl Registry for NodeRegistry {
             AdminCommand::Leave => {
                 self.members.leave(self.about.name.as_str(), cx.deadline).await?;
                 Ok(AdminOutcome::Left)
+            }
+            AdminCommand::Transfer { name } => {
+                let name = self.hand_over_to(name.as_deref()).await?;
+                Ok(AdminOutcome::Transferred { name })
             }
         }
     }

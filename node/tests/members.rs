@@ -264,3 +264,44 @@ async fn a_leader_leaves_by_its_own_wish() {
     cluster.until_members(rest[0], &names).await;
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_hands_over_to_whom_it_is_told() {
+    let cluster = Cluster::start().await;
+    let leader = cluster.leader_among(&[0, 1, 2]).await;
+    let mut cx = cx();
+    cx.deadline = tokio::time::Instant::now() + PATIENCE;
+    let transfer = async |by: usize, name: Option<&str>| {
+        let name = name.map(Into::into);
+        cluster
+            .registry(by)
+            .admin(&cx, AdminCommand::Transfer { name })
+            .await
+    };
+    let other = (leader + 1) % 3;
+    let named = format!("n{other}");
+    // A follower says whom to ask.
+    let refused = transfer(other, Some(&named)).await;
+    let whom = format!("n{leader} leads");
+    assert!(
+        matches!(&refused, Err(Error::Unsafe(why)) if why.contains(&whom)),
+        "{refused:?}"
+    );
+    let nobody = transfer(leader, Some("n9")).await;
+    assert!(matches!(nobody, Err(Error::NoMember(_))), "{nobody:?}");
+    let done = transfer(leader, Some(&named)).await;
+    assert!(
+        matches!(&done, Ok(AdminOutcome::Transferred { name }) if **name == *named),
+        "{done:?}"
+    );
+    assert_eq!(cluster.leader_among(&[0, 1, 2]).await, other);
+    // It leads already.
+    let again = transfer(other, Some(&named)).await;
+    assert!(matches!(again, Ok(AdminOutcome::Transferred { .. })), "{again:?}");
+    let done = transfer(other, None).await;
+    assert!(
+        matches!(&done, Ok(AdminOutcome::Transferred { name }) if **name != *named),
+        "{done:?}"
+    );
+    cluster.stop().await;
+}

@@ -187,12 +187,14 @@ impl Registry for Local {
             AdminCommand::Checkpoint => Err(Error::Unsupported(
                 "a registry in memory has no checkpoint".into(),
             )),
-            AdminCommand::RemoveMember { name, .. } if *name != *self.name.as_str() => {
+            AdminCommand::RemoveMember { name, .. } | AdminCommand::Transfer { name: Some(name) }
+                if *name != *self.name.as_str() =>
+            {
                 Err(Error::NoMember(name))
             }
-            AdminCommand::RemoveMember { .. } | AdminCommand::Leave => Err(Error::Unsafe(
-                format!("{} is the only server, and a registry needs one", self.name).into(),
-            )),
+            AdminCommand::RemoveMember { .. } | AdminCommand::Leave | AdminCommand::Transfer { .. } => Err(
+                Error::Unsafe(format!("{} is the only server, and a registry needs one", self.name).into()),
+            ),
         }
     }
 }

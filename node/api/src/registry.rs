@@ -202,6 +202,11 @@ pub enum AdminCommand {
     },
     /// Remove this server for good, and end it.
     Leave,
+    /// Have another server lead in this one's place.
+    Transfer {
+        /// Its name; without one, whose log has come furthest.
+        name: Option<Arc<str>>,
+    },
 }
 
 /// What became of it.
@@ -219,4 +224,9 @@ pub enum AdminOutcome {
     },
     /// This server is a member no longer, and ends.
     Left,
+    /// Another server leads.
+    Transferred {
+        /// Its name.
+        name: Arc<str>,
+    },
 }

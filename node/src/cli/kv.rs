@@ -63,6 +63,11 @@ enum Command {
         #[command(flatten)]
         condition: DeleteCondition,
     },
+    /// Forget what keys were before a revision. Old history goes by itself; this is for who wants it gone at once
+    Compact {
+        /// The oldest revision that can still be read
+        revision: u64,
+    },
     /// List keys with their values
     List {
         /// Only keys that begin with this
@@ -148,6 +153,7 @@ impl Kv {
                 let guard = guard(condition.index, condition.revision);
                 delete(&client, streams, format, key, guard).await
             }
+            Command::Compact { revision } => compact(&client, streams, format, revision).await,
             Command::List { prefix, keys_only } => list(&client, streams, format, prefix, keys_only).await,
         }
     }
@@ -261,6 +267,20 @@ fn deleted(streams: &mut Streams<'_>, format: Format, answer: &v1::DeleteRespons
             )?;
         }
         Format::Table => writeln!(streams.out, "{deleted} deleted at index {index}")?,
+    }
+    Ok(())
+}
+
+async fn compact(
+    client: &Client,
+    streams: &mut Streams<'_>,
+    format: Format,
+    revision: u64,
+) -> Result<(), Failure> {
+    let index = client.kv.compact(revision).await?;
+    match format {
+        Format::Json => print::json(streams, &json!({ "revision": revision, "index": index }))?,
+        Format::Table => writeln!(streams.out, "history begins at revision {revision}")?,
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use spine_client::{Error, proto as v1};
 
 use super::{Connection, Printing, Streams, exit::Failure, print, rows::MemberRow};
 
-/// List the servers of the cluster, or remove one.
+/// List the servers of the cluster, remove one, or have another one lead.
 #[derive(Args, Debug)]
 pub struct Members {
     #[command(subcommand)]
@@ -26,6 +26,11 @@ enum MembersCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Have another server lead; asked of the leader
+    Transfer {
+        /// The server that is to lead; without one, whose log has come furthest
+        name: Option<String>,
+    },
 }
 
 impl Members {
@@ -43,6 +48,11 @@ impl Members {
             Some(MembersCommand::Remove { name, force }) => {
                 client.members.remove(&name, force).await.map_err(failure)?;
                 Ok(writeln!(streams.out, "{name} is a member no longer")?)
+            }
+            Some(MembersCommand::Transfer { name }) => {
+                let leader = client.members.transfer_leadership(name.as_deref()).await;
+                let leader = leader.map_err(failure)?;
+                Ok(writeln!(streams.out, "{leader} leads")?)
             }
         }
     }

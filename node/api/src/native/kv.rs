@@ -46,6 +46,14 @@ impl Kv for Door {
         reply(delete(self, &cx, request).await)
     }
 
+    async fn compact(
+        &self,
+        request: Request<v1::CompactRequest>,
+    ) -> Result<Response<v1::CompactResponse>, Status> {
+        let (cx, request) = self.open(request);
+        reply(compact(self, &cx, request).await)
+    }
+
     type ScanStream = Pages;
 
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Pages>, Status> {
@@ -158,6 +166,18 @@ async fn put(door: &Door, cx: &Context, request: v1::PutRequest) -> Result<v1::P
         outcome: outcome.into(),
         revision: revision.0,
     })
+}
+
+async fn compact(
+    door: &Door,
+    cx: &Context,
+    request: v1::CompactRequest,
+) -> Result<v1::CompactResponse, Error> {
+    let command = Command::Compact(Revision(request.revision));
+    match door.propose(cx, command).await? {
+        (index, Outcome::Compacted) => Ok(v1::CompactResponse { index: index.0 }),
+        (_, other) => Err(misfit(&other)),
+    }
 }
 
 async fn delete(door: &Door, cx: &Context, request: v1::DeleteRequest) -> Result<v1::DeleteResponse, Error> {

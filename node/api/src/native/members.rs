@@ -36,6 +36,14 @@ impl Members for Door {
         reply(remove_member(self, &cx, request).await)
     }
 
+    async fn transfer_leadership(
+        &self,
+        request: Request<v1::TransferLeadershipRequest>,
+    ) -> Result<Response<v1::TransferLeadershipResponse>, Status> {
+        let (cx, request) = self.open(request);
+        reply(transfer_leadership(self, &cx, request).await)
+    }
+
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {
         let (cx, _) = self.open(request);
         reply(leave(self, &cx).await)
@@ -54,6 +62,23 @@ async fn remove_member(
     match door.registry.admin(cx, command).await? {
         AdminOutcome::Removed { id } => Ok(v1::RemoveMemberResponse { id }),
         other => unreachable!("a removal has no outcome {other:?}"),
+    }
+}
+
+async fn transfer_leadership(
+    door: &Door,
+    cx: &Context,
+    request: v1::TransferLeadershipRequest,
+) -> Result<v1::TransferLeadershipResponse, Error> {
+    let name = Some(request.name).filter(|name| !name.is_empty());
+    let command = AdminCommand::Transfer {
+        name: name.map(Into::into),
+    };
+    match door.registry.admin(cx, command).await? {
+        AdminOutcome::Transferred { name } => Ok(v1::TransferLeadershipResponse {
+            name: name.to_string(),
+        }),
+        other => unreachable!("a transfer has no outcome {other:?}"),
     }
 }
 
