@@ -210,7 +210,7 @@ pub struct Node {
     condition: Arc<Condition>,
     marks: Arc<Marks>,
     /// Last, so that the directory is free only when nothing writes there any more.
-    _lock: Arc<dyn DirLock>,
+    _lock: Box<dyn DirLock>,
 }
 
 impl Node {
@@ -316,7 +316,6 @@ impl Node {
         services.raft.begin(consensus.service());
         let told = (&marks, &condition);
         answer_nodes(&services, identity, &gate, &registry, &members, told);
-        let lock: Arc<dyn DirLock> = opened.lock.into();
         let keeper = Keeper {
             consensus: consensus.clone(),
             checkpoints: opened.checkpoints,
@@ -329,7 +328,6 @@ impl Node {
             clock: world.clock.clone(),
             metrics,
             home: world.raft_home,
-            lock: lock.clone(),
         };
         let (stop_keeping, stop) = oneshot::channel();
         let member = settings.member(&identity);
@@ -357,7 +355,7 @@ impl Node {
             boot_number,
             fatal,
             stop_keeping,
-            _lock: lock,
+            _lock: opened.lock,
         })
     }
 
@@ -485,7 +483,7 @@ impl Node {
         close(&self.consensus, self.lodging, self.log).await
     }
 
-    /// Ends at once: nothing is answered any more and no checkpoint is begun, as in a crash, but that the directory
+    /// Ends at once: nothing is answered any more and no checkpoint is written, as in a crash, but that the directory
     /// can be used again when this returns.
     ///
     /// # Errors
@@ -498,6 +496,7 @@ impl Node {
             &self.stewarding,
             &self.announcing,
             &self.submitting,
+            &self.keeping,
         ] {
             task.abort();
         }
@@ -505,9 +504,6 @@ impl Node {
         abort(self.replacing);
         drop(self.port);
         self.registry.close();
-        // A checkpoint that is being written is brought to its end: another node may write the next.
-        drop(self.stop_keeping);
-        let _ = self.keeping.await;
         close(&self.consensus, self.lodging, self.log).await
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     metrics_sink::NodeMetrics,
     registry::CheckpointAsk,
     storage::log::LogStore,
-    world::{RaftHome, clock::Clock, lock::DirLock},
+    world::{RaftHome, clock::Clock},
 };
 
 /// How often it is looked whether one is due.
@@ -75,13 +75,11 @@ pub struct Keeper {
     pub metrics: Arc<dyn NodeMetrics>,
     /// Where Raft runs, which says where one may wait for a disk.
     pub home: RaftHome,
-    /// The directory's: nobody else may have it while a checkpoint is being written, even if this node is gone by then.
-    pub lock: Arc<dyn DirLock>,
 }
 
 impl Keeper {
     /// Works until it is told to stop, and then writes the last one, if that is worth it. If nobody is left to tell it, the node
-    /// has ended, and it only brings to an end what it is writing.
+    /// has ended, and it begins none any more.
     pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -164,9 +162,8 @@ impl Keeper {
     ) -> Result<Option<u64>, Arc<str>> {
         let why = |error: &dyn std::fmt::Display| Arc::from(error.to_string());
         let position = applied.position.map_or(0, |position| position.index);
-        let (checkpoints, identity, lock) = (self.checkpoints.clone(), self.identity, self.lock.clone());
+        let (checkpoints, identity) = (self.checkpoints.clone(), self.identity);
         let write = move || {
-            let _held = lock;
             let generation = checkpoints.write(&identity, &applied, stream_bytes)?;
             Ok::<_, crate::storage::checkpoint::CheckpointError>((generation, checkpoints.log_covered()?))
         };
