@@ -237,27 +237,13 @@ fn what_a_single_server_of_each_release_wrote_is_read() {
         let place = tempfile::tempdir().unwrap();
         let data = place.path().join("data");
         let before = Server::start(&release.binary(), &data, &[]);
-        for number in 0..500 {
-            let url = format!("http://{}/v1/kv/key/{number}", before.http);
-            assert!(
-                http::put(&url, &format!("value {number}"))
-                    .unwrap()
-                    .status()
-                    .is_success()
-            );
-        }
-        let service = r#"{"Name":"kiosk","ID":"k1","Port":80,"Check":{"TTL":"1h","Status":"passing"}}"#;
-        let url = format!("http://{}/v1/agent/service/register", before.http);
-        assert!(http::put(&url, service).unwrap().status().is_success());
+        fill(before.http);
         let index = metric(before.http, "spine_index").unwrap();
         before.stop();
 
         let after = Server::start(spine_process::binary(), &data, &["--rules-hold", "1s"]);
         assert!(metric(after.http, "spine_index").unwrap() >= index);
-        let keys = http::get_json(&format!("http://{}/v1/kv/key/?recurse", after.http)).unwrap();
-        assert_eq!(keys.as_array().map(Vec::len), Some(500));
-        let url = format!("http://{}/v1/health/service/kiosk?passing", after.http);
-        assert_eq!(http::get_json(&url).unwrap().as_array().map(Vec::len), Some(1));
+        must_have_all(after.http);
         wait::until_true("the rules are raised", PATIENCE, || {
             metric(after.http, "spine_rules") == Some(RULES_KNOWN.into())
         });
@@ -271,10 +257,87 @@ fn what_a_single_server_of_each_release_wrote_is_read() {
     }
 }
 
+#[test]
+fn what_an_earlier_release_saved_is_restored() {
+    let release = release::all().pop().unwrap();
+    let (binary, place) = (release.binary(), tempfile::tempdir().unwrap());
+    let at = |name: &str| place.path().join(name);
+    let before = Server::start(&binary, &at("before"), &[]);
+    fill(before.http);
+    let addr = before.grpc.to_string();
+    run(
+        &binary,
+        &["snapshot", "save", at("saved").to_str().unwrap(), "--addr", &addr],
+    );
+    let (index, newest) = (
+        modify_index(before.http, "key/0"),
+        metric(before.http, "spine_index"),
+    );
+    // What was written after it is not in it.
+    assert!(put(before.http, "late", "x"));
+    before.stop();
+
+    let (saved, data) = (at("saved"), at("after"));
+    let (saved, restored) = (saved.to_str().unwrap(), data.to_str().unwrap());
+    run(
+        spine_process::binary(),
+        &["snapshot", "restore", saved, "--data-dir", restored],
+    );
+    let after = Server::start(spine_process::binary(), &data, &[]);
+    must_have_all(after.http);
+    assert!(
+        http::get(&format!("http://{}/v1/kv/late", after.http))
+            .unwrap()
+            .status()
+            == 404
+    );
+    assert_eq!(modify_index(after.http, "key/0"), index);
+    assert!(put(after.http, "key/0", "changed"));
+    assert!(
+        Some(modify_index(after.http, "key/0")) > newest,
+        "the index goes on"
+    );
+    after.stop();
+}
+
+fn run(binary: &Path, arguments: &[&str]) {
+    let output = Command::new(binary).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+}
+
+/// Writes what [`must_have_all`] looks for.
+fn fill(server: SocketAddr) {
+    for number in 0..500 {
+        assert!(put(server, &format!("key/{number}"), &format!("value {number}")));
+    }
+    let service = r#"{"Name":"kiosk","ID":"k1","Port":80,"Check":{"TTL":"1h","Status":"passing"}}"#;
+    let url = format!("http://{server}/v1/agent/service/register");
+    assert!(http::put(&url, service).unwrap().status().is_success());
+}
+
+fn must_have_all(server: SocketAddr) {
+    let keys = http::get_json(&format!("http://{server}/v1/kv/key/?recurse")).unwrap();
+    assert_eq!(keys.as_array().map(Vec::len), Some(500));
+    let url = format!("http://{server}/v1/health/service/kiosk?passing");
+    assert_eq!(http::get_json(&url).unwrap().as_array().map(Vec::len), Some(1));
+}
+
+fn put(server: SocketAddr, key: &str, value: &str) -> bool {
+    let url = format!("http://{server}/v1/kv/{key}");
+    http::put(&url, value).is_some_and(|answer| answer.status().is_success())
+}
+
+/// The index at which a key was changed last.
+fn modify_index(server: SocketAddr, key: &str) -> u64 {
+    let rows = http::get_json(&format!("http://{server}/v1/kv/{key}")).unwrap();
+    rows[0]["ModifyIndex"].as_u64().unwrap()
+}
+
 /// One server that is a cluster of its own.
 struct Server {
     child: Child,
     http: SocketAddr,
+    grpc: SocketAddr,
     log: PathBuf,
 }
 
@@ -295,7 +358,12 @@ impl Server {
             .stderr(output)
             .spawn()
             .unwrap();
-        let mut server = Self { child, http, log };
+        let mut server = Self {
+            child,
+            http,
+            grpc,
+            log,
+        };
         wait::until_true("the server is ready", PATIENCE, || {
             let ended = server.child.try_wait().unwrap();
             assert!(ended.is_none(), "{ended:?}:\n{}", server.said());
