@@ -105,6 +105,11 @@ pub enum CheckpointError {
     /// No generation verifies. The log alone can't make up for it: the state must come from a peer or a backup.
     #[error("no checkpoint generation verifies: {0}")]
     NoneVerified(String),
+    /// There is no room to read a checkpoint, which says nothing of the checkpoint.
+    #[error(
+        "the disk is full: {0}; make room, at least 256 MiB, and start this server again if nothing else does"
+    )]
+    NoRoom(String),
     /// The disk or the database failed.
     #[error("checkpoint: {what}: {reason}")]
     Io {
@@ -182,6 +187,7 @@ pub(super) fn newest_good(
                     passed_over,
                 });
             }
+            Err(error @ CheckpointError::NoRoom(_)) => return Err(error),
             Err(error) => {
                 tracing::warn!(generation = generation.0, %error, "a checkpoint generation is passed over");
                 bad.insert(*generation);

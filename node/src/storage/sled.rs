@@ -199,8 +199,12 @@ impl SledEngine {
         if copy.exists() {
             Self::remove(&copy)?;
         }
-        copy_tree(&self.generation_dir(generation), &copy)
-            .map_err(CheckpointError::io("copy a checkpoint to read it"))?;
+        copy_tree(&self.generation_dir(generation), &copy).map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull => {
+                CheckpointError::NoRoom(format!("copy a checkpoint to read it: {error}"))
+            }
+            _ => CheckpointError::io("copy a checkpoint to read it")(error),
+        })?;
         let outcome = read_back(&copy, generation, verify);
         Self::remove(&copy)?;
         outcome
