@@ -54,7 +54,9 @@ use crate::{
     limits::{CHECKPOINT_ASKS_MAX, SUBMIT_SHARE_BYTES, SUBMIT_SHARES},
     members::changes::Members,
     metrics_sink::{Ended, NodeMetrics, Request as Counted},
-    raft::{Consensus, ELECTION_TIMEOUT, ReadError, TransferError, identity::Identity},
+    raft::{
+        Consensus, ELECTION_TIMEOUT, ReadError, TransferError, identity::Identity, keeper::CheckpointAsk,
+    },
     world::{clock::Clock, rng::Rng},
 };
 
@@ -79,9 +81,6 @@ pub struct About {
     /// Bytes of an entry at most: the core's bound, or the log's if that is lower.
     pub entry_bytes_max: u64,
 }
-
-/// A request to write a checkpoint, and where its log position goes.
-pub type CheckpointAsk = oneshot::Sender<Result<u64, Arc<str>>>;
 
 /// The registry of a node.
 pub struct NodeRegistry {

@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     metrics_sink::NodeMetrics,
-    registry::CheckpointAsk,
     storage::log::LogStore,
     world::{RaftHome, clock::Clock},
 };
@@ -20,6 +19,9 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After one that failed the next is not tried before this.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(30);
+
+/// A request to write a checkpoint, and where its log position goes.
+pub type CheckpointAsk = oneshot::Sender<Result<u64, Arc<str>>>;
 
 /// A state that came from another node, to be made durable.
 pub struct Received {

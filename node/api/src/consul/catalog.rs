@@ -18,14 +18,13 @@ use super::{
     definition,
     error::Failure,
     filter::{CATALOG_SERVICE, NODE, SERVICE},
-    routes::check_datacenter,
     wire::{CatalogServiceWire, InOrder, NodeWire, ServiceWire},
 };
 
 /// Registers a node, a service and checks in one step.
 pub(crate) async fn register(call: Call) -> Handled {
     let body: RegisterBody = body::decode(&call.body)?;
-    check_datacenter(&call.dialect, &body.datacenter)?;
+    call.dialect.check_datacenter(&body.datacenter)?;
     if body.node.is_empty() || body.address.is_empty() {
         return Err(Failure::MissingNodeAndAddress);
     }
@@ -111,7 +110,7 @@ pub(crate) fn catalog_check(node: &NodeName, body: CatalogCheckBody) -> Result<C
 /// Removes a node, an instance or a check; what is not there is as good as removed.
 pub(crate) async fn deregister(call: Call) -> Handled {
     let body: DeregisterBody = body::decode(&call.body)?;
-    check_datacenter(&call.dialect, &body.datacenter)?;
+    call.dialect.check_datacenter(&body.datacenter)?;
     if body.node.is_empty() {
         return Err(Failure::MissingNode);
     }

@@ -13,7 +13,6 @@ use super::{
     error::Failure,
     reply::Reply,
     session,
-    txn::invalid_session,
     wire::{Encoding, KvWire, key_text},
 };
 
@@ -121,7 +120,7 @@ pub(crate) async fn put(call: Call) -> Handled {
 
 /// Takes a key's lock for a session, or keeps it, and stores the value.
 async fn lock(call: Call, key: Key, session: &str) -> Handled {
-    let invalid = || Failure::Session(invalid_session(session));
+    let invalid = || Failure::Session(session::invalid(session));
     let lease = session::parse(session).ok_or_else(invalid)?;
     let locking = locking(&call, key, lease)?;
     match locked(&call, TxnOp::Lock(locking)).await {

@@ -39,7 +39,7 @@ use std::sync::{
 use axum::{Router, extract::Request};
 use spine_core::{LeaseId, NodeName, Ttl, WallTime};
 
-use self::{cache::Cache, wire::Encoding};
+use self::{cache::Cache, error::Failure, wire::Encoding};
 use crate::{draw::Draw, registry::Registry};
 
 /// The release of Consul whose behaviour is kept: clients branch on it.
@@ -112,6 +112,15 @@ struct Dialect {
 }
 
 impl Dialect {
+    /// Refuses the name of another datacenter; an empty one is ours.
+    fn check_datacenter(&self, name: &str) -> Result<(), Failure> {
+        if name.is_empty() || name == &*self.settings.datacenter {
+            Ok(())
+        } else {
+            Err(Failure::NoDatacenter)
+        }
+    }
+
     /// An id for a new session.
     fn draw_lease(&self) -> LeaseId {
         self.leases.lease_id(&self.registry.status())

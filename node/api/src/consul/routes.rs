@@ -192,7 +192,7 @@ impl Route {
 
 /// Datacenter, namespace and partition: there is one of each.
 fn check_realm(dialect: &Dialect, params: &Params) -> Result<(), Failure> {
-    check_datacenter(dialect, params.text("dc").unwrap_or_default())?;
+    dialect.check_datacenter(params.text("dc").unwrap_or_default())?;
     for (name, feature) in [("ns", "Namespaces"), ("partition", "Partitions")] {
         if params
             .text(name)
@@ -202,15 +202,6 @@ fn check_realm(dialect: &Dialect, params: &Params) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// Refuses the name of another datacenter; an empty one is ours.
-pub(crate) fn check_datacenter(dialect: &Dialect, name: &str) -> Result<(), Failure> {
-    if name.is_empty() || name == &*dialect.settings.datacenter {
-        Ok(())
-    } else {
-        Err(Failure::NoDatacenter)
-    }
 }
 
 /// Reads a body within its bound. What is somewhat too large is read to its end and dropped, so that the client,

@@ -240,6 +240,11 @@ pub(crate) fn parse(text: &str) -> Option<LeaseId> {
     Some(LeaseId(id.as_u128()))
 }
 
+/// What Consul says of a session that is not there.
+pub(crate) fn invalid(id: &str) -> String {
+    format!("invalid session {id:?}")
+}
+
 /// A session.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]

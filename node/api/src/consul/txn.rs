@@ -196,11 +196,6 @@ fn rolled_back(call: &Call, errors: Vec<ErrorWire>) -> super::reply::Reply {
     call.json_with(StatusCode::CONFLICT, &answer)
 }
 
-/// What Consul says of a session that is not there.
-pub(crate) fn invalid_session(id: &str) -> String {
-    format!("invalid session {id:?}")
-}
-
 type Compiled = Result<(Vec<Asked>, Vec<CatalogOp>), Vec<ErrorWire>>;
 
 /// The operations of a body, one for each element; or what is wrong with some of them.

@@ -6,7 +6,6 @@ use spine_core::{
     InstanceKey, NodeDefinition, NodeName, Rejection,
 };
 
-use super::invalid_session;
 use crate::consul::{
     body::{CatalogCheckBody, ServiceBody},
     catalog::{catalog_check, catalog_service},
@@ -181,7 +180,7 @@ impl SessionBody {
         if verb != "delete" {
             return Err(unknown_verb("Session", &verb));
         }
-        let lease = session::parse(id).ok_or_else(|| Failure::bad_request(invalid_session(id)))?;
+        let lease = session::parse(id).ok_or_else(|| Failure::bad_request(session::invalid(id)))?;
         let asked = AskedRow {
             row: format!("session {id:?}"),
             verb: Verb::Delete,

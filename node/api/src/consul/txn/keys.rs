@@ -10,7 +10,6 @@ use spine_core::{
     Relation, Repeat, TxnOp, Unmet,
 };
 
-use super::invalid_session;
 use crate::consul::{session, wire::session_text};
 
 /// An operation on a key.
@@ -101,7 +100,7 @@ fn op(kv: &KvBody, value: &Bytes) -> Result<(Verb, TxnOp), String> {
     }
     let one = KeyRange::one(key.clone());
     let tree = KeyRange::prefix(key.clone());
-    let lease = || session::parse(&kv.session).ok_or_else(|| invalid_session(&kv.session));
+    let lease = || session::parse(&kv.session).ok_or_else(|| session::invalid(&kv.session));
     let put = |guard| {
         TxnOp::Put(Put {
             key: key.clone(),
@@ -197,7 +196,7 @@ impl AskedKey {
 
     /// Consul's words for a session that is not there.
     pub(super) fn invalid_session(&self) -> String {
-        invalid_session(&self.session)
+        session::invalid(&self.session)
     }
 
     /// Consul's words for a condition that is unmet: people read them and programs match them.
