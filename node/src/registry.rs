@@ -235,10 +235,11 @@ impl NodeRegistry {
 
     /// Lets growth wait while the state is near its quota.
     async fn feel_quota(&self, cx: &Context, command: &Command) {
-        if !command.grows() {
+        let state = self.hub.newest();
+        if !command.grows(state.rules()) {
             return;
         }
-        let pause = quota::pause(self.hub.newest().bytes());
+        let pause = quota::pause(state.bytes());
         if !pause.is_zero() {
             // At most half of the client's time: what would succeed must not fail for this.
             let left = cx.deadline.saturating_duration_since(Instant::now());

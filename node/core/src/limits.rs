@@ -83,8 +83,10 @@ pub const LOG_BYTES_MAX: u64 = bound(256 << 20, 4 << 10) as u64;
 pub const TOMBSTONES_MAX: usize = bound(100_000, 4);
 /// Rows that one `Pulse` ends; what is left is ended by the next one.
 pub const PULSE_ROWS_MAX: usize = bound(1_000, 6);
-/// Old versions that an entry drops behind the compaction floor.
+/// Old versions that an entry drops behind the compaction floor, beside twice as many as it makes.
 pub const COMPACT_VERSIONS_PER_ENTRY: usize = bound(256, 4);
+/// And not more than so many, whatever it makes.
+pub const COMPACT_VERSIONS_MAX: usize = bound(16_384, 8);
 /// Requests in one entry.
 pub const ENTRY_REQUESTS_MAX: usize = 1_024;
 /// Renewals in one entry.

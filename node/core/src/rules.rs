@@ -13,7 +13,7 @@
 //! | rules | since | brought |
 //! |---|---|---|
 //! | 1 | 0.1.0 | all that is not below |
-//! | 2 | 0.3.0 | transactions over the catalog: [`Command::CatalogTxn`]; what is on a removed server's node is taken over: `DESERTED_NODES`; a server that joins begins a new term with every check: `JOINING_BEGINS_TERM` |
+//! | 2 | 0.3.0 | transactions over the catalog: [`Command::CatalogTxn`]; what is on a removed server's node is taken over: `DESERTED_NODES`; a server that joins begins a new term with every check: `JOINING_BEGINS_TERM`; a full quota lets request sessions through: `SESSIONS_PASS_QUOTA`; old versions go as fast as new ones come: `SWEEP_KEEPS_UP` |
 
 use crate::{
     command::{Command, Entry},
@@ -29,6 +29,12 @@ pub(crate) const DESERTED_NODES: u32 = 2;
 
 /// The rules that brought that no assignment of a server's is one that an earlier server of its name had.
 pub(crate) const JOINING_BEGINS_TERM: u32 = 2;
+
+/// The rules that brought that request sessions are opened when the quota is used up.
+pub(crate) const SESSIONS_PASS_QUOTA: u32 = 2;
+
+/// The rules that brought that an entry drops more old versions than it makes.
+pub(crate) const SWEEP_KEEPS_UP: u32 = 2;
 
 impl Command {
     /// The rules that brought it.

@@ -37,6 +37,7 @@ use crate::{
     member::Liveness,
     outcome::{Applied, Outcome, Rejection},
     query::CaRootView,
+    rules::SWEEP_KEEPS_UP,
     table::Table,
     time::{Time, Ttl, WallTime},
     touched::Touched,
@@ -139,8 +140,19 @@ impl State {
             batch.applied.push(applied);
             batch.events.extend(events);
         }
-        self.kv.sweep(limits::COMPACT_VERSIONS_PER_ENTRY);
+        self.kv.sweep(self.sweep_budget(batch.events.len()));
         batch
+    }
+
+    /// How many old versions an entry with so many changes drops. More than it makes, so that what is to go goes under
+    /// any load: of a key that is written anew, the version before and the place of it among the revisions.
+    fn sweep_budget(&self, changes: usize) -> usize {
+        let pace = if self.rules < SWEEP_KEEPS_UP {
+            0
+        } else {
+            2 * changes
+        };
+        (limits::COMPACT_VERSIONS_PER_ENTRY + pace).min(limits::COMPACT_VERSIONS_MAX)
     }
 
     fn apply_request(&mut self, request: &Request, wall: WallTime) -> (Applied, Vec<Event>) {
@@ -173,7 +185,7 @@ impl State {
         let command = &request.command;
         command.check()?;
         self.admits(command)?;
-        if command.grows() {
+        if command.grows(self.rules) {
             self.check_quota()?;
         }
         match command {

@@ -14,6 +14,7 @@ use crate::{
     kv::KeyRange,
     limits,
     outcome::Rejection,
+    rules::SESSIONS_PASS_QUOTA,
     time::Ttl,
 };
 
@@ -66,16 +67,17 @@ impl Command {
         }
     }
 
-    /// Whether it makes the state grow: refused when the quota is used up.
-    pub fn grows(&self) -> bool {
+    /// Whether it makes the state grow, by these rules: refused when the quota is used up.
+    pub fn grows(&self, rules: u32) -> bool {
         match self {
             Self::Put(_)
             | Self::Register(_)
             | Self::LeaseGrant(_)
             | Self::LeaseOpen(_)
-            | Self::OpenSession
             | Self::CaRootSet(_)
             | Self::CaRootInitial(_) => true,
+            // What passes always, as deletes do, must find a session to come through.
+            Self::OpenSession => rules < SESSIONS_PASS_QUOTA,
             Self::Txn(txn) => txn.ops().any(op_grows),
             Self::CatalogTxn(txn) => txn.ops.iter().any(|op| match op {
                 CatalogOp::Keys(op) => op_grows(op),
@@ -170,6 +172,7 @@ fn check_op(op: &TxnOp) -> Result<(), Rejection> {
     }
 }
 
+/// A lock is given back even with a value: others wait for it, and it happens once for each time that it was taken.
 fn op_grows(op: &TxnOp) -> bool {
     matches!(op, TxnOp::Put(_) | TxnOp::Lock(_))
 }
