@@ -11,7 +11,7 @@ use crate::{
     id::{Index, Revision},
     limits,
     rules::RULES_KNOWN,
-    state::State,
+    state::{State, Sums},
     time::Time,
 };
 
@@ -48,6 +48,20 @@ impl Header {
             time: state.time(),
             digest: state.digest(),
         }
+    }
+
+    /// Refuses what a newer release has written.
+    ///
+    /// # Errors
+    /// [`RestoreError::Newer`].
+    pub fn check_known(&self) -> Result<(), RestoreError> {
+        if self.format > SNAPSHOT_FORMAT || self.rules > RULES_KNOWN {
+            return Err(RestoreError::Newer {
+                format: self.format,
+                rules: self.rules,
+            });
+        }
+        Ok(())
     }
 
     /// Its bytes.
@@ -107,39 +121,22 @@ pub fn chunks(state: &State) -> impl Iterator<Item = Vec<u8>> + '_ {
     })
 }
 
-/// Builds a state from chunks as they come.
-pub struct Restore {
-    header: Header,
-    state: State,
-    buffer: Vec<u8>,
+/// Cuts chunks into rows again.
+#[derive(Default)]
+struct Rows {
+    /// What of a row has come so far.
+    begun: Vec<u8>,
 }
 
-impl Restore {
-    /// Begins with the header.
-    ///
-    /// # Errors
-    /// [`RestoreError::Newer`].
-    pub fn new(header: Header) -> Result<Self, RestoreError> {
-        if header.format > SNAPSHOT_FORMAT || header.rules > RULES_KNOWN {
-            return Err(RestoreError::Newer {
-                format: header.format,
-                rules: header.rules,
-            });
-        }
-        Ok(Self {
-            header,
-            state: State::new(),
-            buffer: Vec::new(),
-        })
-    }
-
-    /// Takes the next chunk.
-    ///
-    /// # Errors
-    /// A row that can't be read.
-    pub fn push(&mut self, chunk: &[u8]) -> Result<(), RestoreError> {
-        self.buffer.extend_from_slice(chunk);
-        let mut rest = &self.buffer[..];
+impl Rows {
+    /// Hands over each row that ends in this chunk.
+    fn push(
+        &mut self,
+        chunk: &[u8],
+        mut take: impl FnMut(&[u8]) -> Result<(), DecodeError>,
+    ) -> Result<(), RestoreError> {
+        self.begun.extend_from_slice(chunk);
+        let mut rest = &self.begun[..];
         while let Some((length, body)) = rest.split_first_chunk() {
             let length = u32::from_le_bytes(*length);
             if u64::from(length) > 2 * limits::ENTRY_BYTES_MAX as u64 {
@@ -148,12 +145,51 @@ impl Restore {
             let Some((row, after)) = body.split_at_checked(length as usize) else {
                 break;
             };
-            self.state.load(row)?;
+            take(row)?;
             rest = after;
         }
-        let read = self.buffer.len() - rest.len();
-        self.buffer.drain(..read);
+        let read = self.begun.len() - rest.len();
+        self.begun.drain(..read);
         Ok(())
+    }
+
+    /// There are no more chunks.
+    fn finish(&self) -> Result<(), RestoreError> {
+        if self.begun.is_empty() {
+            Ok(())
+        } else {
+            Err(RestoreError::Truncated)
+        }
+    }
+}
+
+/// Builds a state from chunks as they come.
+pub struct Restore {
+    header: Header,
+    state: State,
+    rows: Rows,
+}
+
+impl Restore {
+    /// Begins with the header.
+    ///
+    /// # Errors
+    /// [`RestoreError::Newer`].
+    pub fn new(header: Header) -> Result<Self, RestoreError> {
+        header.check_known()?;
+        Ok(Self {
+            header,
+            state: State::new(),
+            rows: Rows::default(),
+        })
+    }
+
+    /// Takes the next chunk.
+    ///
+    /// # Errors
+    /// A row that can't be read.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), RestoreError> {
+        self.rows.push(chunk, |row| self.state.load(row))
     }
 
     /// The state, once all chunks are there.
@@ -161,12 +197,53 @@ impl Restore {
     /// # Errors
     /// [`RestoreError::Truncated`], [`RestoreError::DigestDiffers`].
     pub fn finish(self) -> Result<State, RestoreError> {
-        if !self.buffer.is_empty() {
-            return Err(RestoreError::Truncated);
-        }
+        self.rows.finish()?;
         if Header::of(&self.state) != self.header {
             return Err(RestoreError::DigestDiffers);
         }
         Ok(self.state)
+    }
+}
+
+/// Finds out whether chunks hold the state of a header, without building it: adds up what their rows come to.
+pub struct Proof {
+    header: Header,
+    sums: Sums,
+    rows: Rows,
+}
+
+impl Proof {
+    /// Begins with the header.
+    ///
+    /// # Errors
+    /// [`RestoreError::Newer`].
+    pub fn new(header: Header) -> Result<Self, RestoreError> {
+        header.check_known()?;
+        Ok(Self {
+            header,
+            sums: Sums::default(),
+            rows: Rows::default(),
+        })
+    }
+
+    /// Takes the next chunk.
+    ///
+    /// # Errors
+    /// A row that can't be read.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), RestoreError> {
+        self.rows.push(chunk, |row| self.sums.add(row))
+    }
+
+    /// All chunks are there.
+    ///
+    /// # Errors
+    /// [`RestoreError::Truncated`], [`RestoreError::DigestDiffers`].
+    pub fn finish(self) -> Result<(), RestoreError> {
+        self.rows.finish()?;
+        if self.sums.header() == Some(self.header) {
+            Ok(())
+        } else {
+            Err(RestoreError::DigestDiffers)
+        }
     }
 }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::rows::Sums;
 use crate::{
     catalog::Catalog,
     change_log::ChangeLog,

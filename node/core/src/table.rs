@@ -109,7 +109,12 @@ impl<K: Ord + Clone + Serialize, V: Clone + Stamped + Serialize> Table<K, V> {
 
 fn fingerprint<K: Serialize, V: Serialize>(key: &K, value: &V) -> (u128, u64) {
     let row = codec::encode_row(&(key, value));
-    (xxhash_rust::xxh3::xxh3_128(&row), row.len() as u64)
+    (row_digest(&row), row.len() as u64)
+}
+
+/// What a row, its key and value encoded, adds to the digest of its table.
+pub fn row_digest(row: &[u8]) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(row)
 }
 
 /// When keys of a table were last removed, so that the newest index of an interval never falls because of a

@@ -21,7 +21,7 @@ use spine_core::{
     Register, Relation, Renewal, RenewalRequest, Repeat, Request, RequestId, Rights, Scope, Service,
     ServiceName, SessionId, State, Status, Target, TcpProbe, Thresholds, Time, Ttl, Txn, TxnOp, WallTime,
     Weights, codec,
-    snapshot::{self, Header, Restore},
+    snapshot::{self, Header, Proof, Restore, RestoreError},
 };
 
 /// An entry: what decodes is written again, and no longer than it came.
@@ -144,6 +144,37 @@ fn rows_and_chunks() {
         rest = &body[end - 4..];
     }
     fuzz("chunks", &corpus, chunks);
+}
+
+/// What a restore finds by building the state, a proof finds without it.
+#[test]
+fn a_proof_sees_what_a_restore_sees() {
+    let state = full();
+    let header = Header::of(&state);
+    let whole: Vec<u8> = snapshot::chunks(&state).flatten().collect();
+    let restored = |bytes: &[u8]| {
+        let mut restore = Restore::new(header)?;
+        restore.push(bytes)?;
+        restore.finish().map(|_| ())
+    };
+    let proven = |bytes: &[u8]| {
+        let mut proof = Proof::new(header)?;
+        proof.push(bytes)?;
+        proof.finish()
+    };
+    assert_eq!((restored(&whole), proven(&whole)), (Ok(()), Ok(())));
+    assert_eq!(proven(&whole[..whole.len() - 1]), Err(RestoreError::Truncated));
+    let mut seen = 0;
+    for bit in 0..whole.len() * 8 {
+        let mut damaged = whole.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        let proven = proven(&damaged);
+        if restored(&damaged) == Err(RestoreError::DigestDiffers) {
+            assert!(proven.is_err(), "bit {bit}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 1_000, "{seen}");
 }
 
 /// A length that asks for more than there is gets nothing.

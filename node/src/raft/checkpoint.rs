@@ -2,8 +2,8 @@
 //!
 //! A checkpoint is the state at a log position as the core's own chunks, with a header that tells whose it is. The
 //! state is a value, so that nothing waits while one is written. When it is written, read back and found to have the
-//! digest of the state that it was made from, openraft is told, and the log goes up to the *older* of the two
-//! generations that are kept.
+//! digest of the state that it was made from (which takes no second state: [`snapshot::Proof`]), openraft is told, and
+//! the log goes up to the *older* of the two generations that are kept.
 
 use std::sync::Arc;
 
@@ -143,16 +143,16 @@ impl Checkpoints {
         progress: Progress<'_>,
     ) -> Result<Generation, CheckpointError> {
         let state = &applied.state;
+        let of = snapshot::Header::of(state);
         let meta = Meta {
             identity: identity.encode(),
             position: applied.position.as_ref().map(wire::position_message),
             membership: Some(wire::stored_membership_message(&applied.membership)),
-            state: snapshot::Header::of(state).encode().into(),
+            state: of.encode().into(),
             stream_bytes,
         };
-        let log_index = applied.position.map_or(0, |position| position.index);
         let header = Header {
-            log_index,
+            log_index: applied.position.map_or(0, |position| position.index),
             meta: meta.encode_to_vec().into(),
         };
         let mut chunks = (0_u64..)
@@ -162,15 +162,12 @@ impl Checkpoints {
                 value: chunk.into(),
             })
             .inspect(told(Step::Written, progress));
-        self.engine.write(&header, &mut chunks, &mut |header, chunks| {
-            let mut tell = told(Step::Checked, progress);
-            let mut chunks = chunks.inspect(|chunk| chunk.iter().for_each(&mut tell));
-            let (found, ..) = read(header, &mut chunks)?;
-            if found == meta {
-                Ok(())
-            } else {
-                Err("its header differs from what was written".to_owned())
+        self.engine.write(&header, &mut chunks, &mut |found, chunks| {
+            if *found != header {
+                return Err("its header differs from what was written".to_owned());
             }
+            let mut tell = told(Step::Checked, progress);
+            prove(of, &mut chunks.inspect(|chunk| chunk.iter().for_each(&mut tell)))
         })
     }
 
@@ -195,10 +192,20 @@ fn check_release(header: &Header) -> Result<(), String> {
     let Ok(meta) = Meta::decode(header.meta.clone()) else {
         return Ok(());
     };
-    match snapshot::Header::decode(&meta.state).map(snapshot::Restore::new) {
-        Ok(Err(error)) => Err(error.to_string()),
-        Ok(Ok(_)) | Err(_) => Ok(()),
+    match snapshot::Header::decode(&meta.state) {
+        Ok(header) => header.check_known().map_err(|error| error.to_string()),
+        Err(_) => Ok(()),
     }
+}
+
+/// Says whether the chunks are those of a state.
+fn prove(of: snapshot::Header, chunks: &mut Chunks<'_>) -> Result<(), String> {
+    let mut proof = snapshot::Proof::new(of).map_err(|error| error.to_string())?;
+    for chunk in chunks {
+        let chunk = chunk.map_err(|error| error.to_string())?;
+        proof.push(&chunk.value).map_err(|error| error.to_string())?;
+    }
+    proof.finish().map_err(|error| error.to_string())
 }
 
 /// Builds the state of a checkpoint and compares it with what the header says.

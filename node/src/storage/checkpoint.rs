@@ -45,7 +45,7 @@ pub struct Chunk {
 /// all chunks that were written.
 pub type Chunks<'a> = dyn Iterator<Item = Result<Chunk, CheckpointError>> + 'a;
 
-/// Builds the state from a generation and says whether it is the right one: compares the digest.
+/// Says whether what is read back from a generation is the right state: compares the digest. Who loads it builds the state.
 ///
 /// It is called with the header and the chunks in order. `Err` with a reason makes the generation a bad one.
 pub type Verifier<'a> = dyn FnMut(&Header, &mut Chunks<'_>) -> Result<(), String> + 'a;

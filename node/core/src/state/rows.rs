@@ -21,6 +21,8 @@ use crate::{
     lease::{Lease, Terms},
     member::Liveness,
     outcome::Applied,
+    snapshot::{Header, SNAPSHOT_FORMAT},
+    table::row_digest,
     time::Time,
 };
 
@@ -64,6 +66,78 @@ enum Kind {
     Fences,
 }
 
+/// How many sums the digest is made of.
+const SUMS: usize = 12;
+
+impl Kind {
+    /// Which of the sums in [`State::digest`] the rows are added to; `None` if they are in none.
+    fn sum(self) -> Option<usize> {
+        Some(match self {
+            Self::Keys | Self::Fences => 0,
+            Self::History => 1,
+            Self::Nodes => 2,
+            Self::Instances => 3,
+            Self::Checks => 4,
+            Self::Leases | Self::LeaseTerms => 5,
+            Self::Heartbeats => 6,
+            Self::Deadlines => 7,
+            Self::Sessions | Self::SessionOutcomes => 8,
+            Self::Members | Self::Liveness => 9,
+            Self::CaRoots => 10,
+            Self::Touched => 11,
+            Self::Scalars | Self::Revisions | Self::KeyGraves | Self::TopicGraves | Self::Events => {
+                return None;
+            }
+        })
+    }
+}
+
+/// What rows come to, without the state that they are of.
+#[derive(Default)]
+pub(crate) struct Sums {
+    scalars: Option<Scalars>,
+    sums: [u128; SUMS],
+}
+
+impl Sums {
+    /// Adds a row that [`State::rows`] gave.
+    pub(crate) fn add(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
+        let (kind, body) = split_kind(bytes)?;
+        if kind == Kind::Scalars {
+            let ((), scalars) = pair(body)?;
+            self.scalars = Some(scalars);
+        } else if let Some(sum) = kind.sum() {
+            self.sums[sum] = self.sums[sum].wrapping_add(row_digest(body));
+        }
+        Ok(())
+    }
+
+    /// The header of the state whose rows these were; `None` if they were none's.
+    pub(crate) fn header(&self) -> Option<Header> {
+        let scalars = self.scalars?;
+        Some(Header {
+            format: SNAPSHOT_FORMAT,
+            rules: scalars.rules,
+            index: scalars.index,
+            revision: scalars.revision,
+            time: scalars.time,
+            digest: digest(&scalars, &self.sums),
+        })
+    }
+}
+
+fn digest(scalars: &Scalars, sums: &[u128; SUMS]) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(&codec::encode_row(&(scalars, sums)))
+}
+
+/// A row's table, and the rest of it. A kind is encoded as one byte.
+fn split_kind(bytes: &[u8]) -> Result<(Kind, &[u8]), DecodeError> {
+    let (kind, body) = bytes
+        .split_at_checked(1)
+        .ok_or_else(|| DecodeError::Malformed("empty row".into()))?;
+    Ok((codec::decode_row(kind)?, body))
+}
+
 fn row<K: Serialize, V: Serialize>(kind: Kind) -> impl Fn((&K, &V)) -> Vec<u8> {
     move |(key, value)| codec::encode_row(&(kind, key, value))
 }
@@ -73,7 +147,7 @@ impl State {
     ///
     /// The change log is not in it: its events repeat what rows were, and rows are hashed as they change.
     pub fn digest(&self) -> u128 {
-        let tables = [
+        let sums = [
             // A state without locks has the digest that it had before there were any.
             self.kv.rows.digest().wrapping_add(self.kv.fences.digest()),
             self.kv.history.digest(),
@@ -90,7 +164,7 @@ impl State {
             self.ca_roots.digest(),
             self.touched.live.digest(),
         ];
-        xxhash_rust::xxh3::xxh3_128(&codec::encode_row(&(self.scalars(), tables)))
+        digest(&self.scalars(), &sums)
     }
 
     /// The encoded size of everything that the state holds, history and change log too.
@@ -168,11 +242,8 @@ impl State {
 
     /// Puts back a row that [`State::rows`] gave. Checks come after the instances that they judge.
     pub(crate) fn load(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
-        // A kind is encoded as one byte.
-        let (kind, body) = bytes
-            .split_at_checked(1)
-            .ok_or_else(|| DecodeError::Malformed("empty row".into()))?;
-        match codec::decode_row(kind)? {
+        let (kind, body) = split_kind(bytes)?;
+        match kind {
             Kind::Scalars => {
                 let ((), scalars) = pair(body)?;
                 self.load_scalars(scalars);

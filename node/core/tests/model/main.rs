@@ -15,7 +15,7 @@ use spine_core::{
     Command, Entry, Guard, Index, InstanceKey, Key, KeyRange, MemberStatus, Outcome, Register, Renewal,
     RenewalRequest, Request, RequestId, Revision, Rights, SessionId, State, Time, TxnOp, UpdateSource,
     WallTime, codec,
-    snapshot::{self, Header, Restore},
+    snapshot::{self, Header, Proof, Restore},
 };
 use steps::{Ask, Step, What};
 
@@ -395,10 +395,13 @@ fn history(state: &State, model: &Model, range: &KeyRange) {
 fn restored(state: &State) -> State {
     let header = Header::of(state);
     let mut restore = Restore::new(Header::decode(&header.encode()).expect("a header")).expect("no newer");
+    let mut proof = Proof::new(header).expect("no newer");
     for chunk in snapshot::chunks(state) {
         restore.push(&chunk).expect("rows");
+        proof.push(&chunk).expect("rows");
     }
     let restored = restore.finish().expect("the digest is the header's");
+    proof.finish().expect("no state is needed to see that");
     assert_eq!(bytes(state), bytes(&restored));
     assert_eq!(state.bytes(), restored.bytes());
     restored
