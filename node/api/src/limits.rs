@@ -12,7 +12,7 @@ pub const HEX_BODY_BYTES_MAX: usize = 2 * VALUE_BYTES_MAX + 64;
 /// Up to so many times its bound a body that is too large is read to its end, so that a client that is still sending
 /// gets to read the refusal.
 pub const BODY_DRAINED_TIMES: usize = 8;
-/// The longest that a request's body may take to arrive.
+/// The longest that a request's body may take to arrive, and the message of a gRPC call, to its end.
 pub const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a gRPC message received: a value of the greatest size four times over.
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 2 << 20;
@@ -52,10 +52,13 @@ pub const WATCH_PROGRESS_MIN: Duration = Duration::from_millis(100);
 pub const WATCH_PROGRESS_MAX: Duration = Duration::from_mins(10);
 /// Rows of a page of a native list.
 pub const PAGE_ROWS_MAX: usize = 1_000;
-/// Bytes of such a page, but for a single row that is larger; also of a native watch's message.
+/// Bytes of such a page, but for a single row that is larger; also of a native watch's message. A row that others add to, the
+/// tags of a service or the checks of an instance, is cut at so many as well.
 pub const PAGE_BYTES_MAX: usize = 1 << 20;
-/// Targets of a service resolved: far more than a client can balance over, and below what a message may hold.
+/// Targets of a service resolved: far more than a client can balance over.
 pub const TARGETS_MAX: usize = 10_000;
+/// Bytes of them: below the 4 MiB that most clients take as a message.
+pub const TARGETS_BYTES_MAX: usize = 3 << 20;
 
 /// Snapshots that a server sends at once: each keeps a state, and what has been overwritten since.
 pub const SNAPSHOTS_SENT_MAX: usize = 4;

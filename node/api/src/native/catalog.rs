@@ -150,7 +150,7 @@ fn summary(endpoints: &[Endpoint]) -> v1::ServiceSummary {
         }
     }
     v1::ServiceSummary {
-        tags: tags.into_iter().collect(),
+        tags: page::cut(tags.into_iter(), usize::MAX).0,
         ..summary
     }
 }
@@ -199,10 +199,16 @@ async fn resolve(
         Health::Passing
     };
     let targets = endpoints.iter().filter(|endpoint| endpoint.status() <= worst);
+    let (targets, more) = page::cut_at(
+        targets.map(encode::target),
+        limits::TARGETS_MAX,
+        limits::TARGETS_BYTES_MAX,
+    );
     Ok(v1::ResolveResponse {
         header: Some(header),
-        targets: targets.take(limits::TARGETS_MAX).map(encode::target).collect(),
+        targets,
         registered,
+        more,
     })
 }
 

@@ -9,6 +9,7 @@ use spine_core::{
 };
 use spine_proto::v1::{self, check_definition::Kind, event::Change as WireChange};
 
+use super::page;
 use crate::registry::{NodeStatus, Role};
 
 pub(super) fn lease_id(id: LeaseId) -> Bytes {
@@ -99,7 +100,8 @@ pub(super) fn endpoint(endpoint: &Endpoint) -> v1::Endpoint {
     v1::Endpoint {
         node: Some(node(&endpoint.node)),
         instance: Some(instance(&endpoint.instance)),
-        checks: endpoint.checks.iter().map(|row| check(row)).collect(),
+        // A node may have any number of them, and is a part of each instance on it.
+        checks: page::cut(endpoint.checks.iter().map(|row| check(row)), usize::MAX).0,
         status: status(endpoint.status()).into(),
     }
 }

@@ -16,14 +16,14 @@ use tonic_prost::ProstCodec;
 use crate::served::{Scripted, Served, photo, prefix, put};
 
 /// The API without a connection: where time stands still nobody waits for a socket.
-async fn served_here() -> (Arc<Scripted>, Routes) {
+pub(crate) async fn served_here() -> (Arc<Scripted>, Routes) {
     let registry = Arc::new(Scripted::new().await);
     let routes = native::services(registry.clone(), native::Settings::default());
     (registry, routes)
 }
 
 /// A put whose message has so many bytes.
-fn put_of(bytes: usize) -> v1::PutRequest {
+pub(crate) fn put_of(bytes: usize) -> v1::PutRequest {
     let mut request = put("k", "");
     request.value = vec![0; bytes].into();
     while request.encoded_len() > bytes {
@@ -325,19 +325,114 @@ async fn a_client_that_takes_nothing_of_a_snapshot_is_cut_off() {
     assert_eq!(status.code(), Code::Aborted, "{status}");
 }
 
-#[tokio::test]
-async fn a_service_resolves_to_so_many_targets() {
-    let (_, routes) = served_here().await;
-    let mut catalog = CatalogClient::new(routes);
-    for n in 0..=limits::TARGETS_MAX {
-        catalog.register(photo(&format!("p{n}"), "1", 1)).await.unwrap();
-    }
+/// What most clients take as a message.
+const USUAL_MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+async fn resolve(catalog: &mut CatalogClient<Routes>) -> v1::ResolveResponse {
     let request = v1::ResolveRequest {
         service: "photo".into(),
         ..v1::ResolveRequest::default()
     };
     let answer = catalog.resolve(request).await.unwrap().into_inner();
-    assert_eq!(answer.targets.len(), limits::TARGETS_MAX);
+    assert!(answer.encoded_len() < USUAL_MESSAGE_BYTES_MAX);
+    answer
+}
+
+#[tokio::test]
+async fn a_service_resolves_to_so_many_targets() {
+    let (_, routes) = served_here().await;
+    let mut catalog = CatalogClient::new(routes);
+    for n in 0..limits::TARGETS_MAX {
+        catalog.register(photo(&format!("p{n}"), "1", 1)).await.unwrap();
+    }
+    let answer = resolve(&mut catalog).await;
+    assert_eq!((answer.targets.len(), answer.more), (limits::TARGETS_MAX, false));
+    catalog.register(photo("one-more", "1", 1)).await.unwrap();
+    let answer = resolve(&mut catalog).await;
+    assert_eq!((answer.targets.len(), answer.more), (limits::TARGETS_MAX, true));
+    assert_eq!(answer.registered as usize, limits::TARGETS_MAX + 1);
+}
+
+#[tokio::test]
+async fn a_service_resolves_to_so_many_bytes() {
+    let (_, routes) = served_here().await;
+    let mut catalog = CatalogClient::new(routes);
+    // All of the same size.
+    for n in 0..100 {
+        let mut request = photo(&format!("p{n:02}"), "1", 1);
+        request.service.as_mut().unwrap().address = "x".repeat(limits::TARGETS_BYTES_MAX / 60);
+        catalog.register(request).await.unwrap();
+    }
+    let answer = resolve(&mut catalog).await;
+    assert!(
+        fills(&answer.targets, limits::TARGETS_BYTES_MAX),
+        "{}",
+        answer.targets.len()
+    );
+    assert_eq!((answer.registered, answer.more), (100, true));
+}
+
+/// Rows to which many registrations add: alone on a page they would have no bound.
+#[tokio::test]
+async fn the_tags_of_a_service_and_the_checks_of_an_instance_have_so_many_bytes() {
+    let (_, routes) = served_here().await;
+    let mut catalog = CatalogClient::new(routes);
+    for n in 0..20 {
+        let mut request = photo(&format!("p{n:02}"), "1", 1);
+        request.service.as_mut().unwrap().tags = vec![format!("{n:02}{}", "x".repeat(100 << 10))];
+        catalog.register(request).await.unwrap();
+    }
+    let request = v1::ListServicesRequest {
+        after: "consul".into(),
+        ..v1::ListServicesRequest::default()
+    };
+    let page = catalog.list_services(request).await.unwrap().into_inner();
+    let summary = &page.services[0];
+    assert!(
+        fills(&summary.tags, limits::PAGE_BYTES_MAX),
+        "{}",
+        summary.tags.len()
+    );
+    assert_eq!(summary.passing, 20, "all are counted");
+
+    for n in 0..15 {
+        let check = |i: usize| v1::CheckDefinition {
+            id: format!("c{n:02}-{i:02}"),
+            judges_node: true,
+            status: v1::Status::Passing.into(),
+            output: "x".repeat(4 << 10),
+            ..v1::CheckDefinition::default()
+        };
+        let request = v1::RegisterRequest {
+            checks: (0..20).map(check).collect(),
+            ..v1::RegisterRequest::default()
+        };
+        catalog.register(request).await.unwrap();
+    }
+    let last = v1::CheckDefinition {
+        id: "last".into(),
+        judges_node: true,
+        status: v1::Status::Warning.into(),
+        ..v1::CheckDefinition::default()
+    };
+    let request = v1::RegisterRequest {
+        checks: vec![last],
+        ..v1::RegisterRequest::default()
+    };
+    catalog.register(request).await.unwrap();
+    let request = v1::ServiceInstancesRequest {
+        service: "photo".into(),
+        ..v1::ServiceInstancesRequest::default()
+    };
+    let page = catalog.service_instances(request).await.unwrap().into_inner();
+    assert!(page.more && page.encoded_len() < USUAL_MESSAGE_BYTES_MAX);
+    let endpoint = &page.endpoints[0];
+    assert!(
+        fills(&endpoint.checks, limits::PAGE_BYTES_MAX),
+        "{}",
+        endpoint.checks.len()
+    );
+    assert_eq!(endpoint.status(), v1::Status::Warning, "all are judged by");
 }
 
 /// A lease, and the channel-less lock service.
