@@ -31,6 +31,7 @@ pub mod members;
 pub mod metrics_sink;
 pub mod node;
 pub mod peer;
+mod preface;
 pub mod probe;
 pub mod raft;
 pub mod registry;

@@ -6,6 +6,12 @@ use std::time::Duration;
 
 /// A client gets so long for its TLS handshake, which takes two round trips and a signature.
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// A client of a gRPC port, or of the port for peers, gets so long to send HTTP/2's preface, with which every such client begins.
+pub const PREFACE_TIME_MAX: Duration = Duration::from_secs(10);
+/// A gRPC connection from which nothing has come for so long is asked for a sign of life,
+pub const PING_EVERY: Duration = Duration::from_secs(30);
+/// and closed without one within this time.
+pub const PING_ANSWER_TIME_MAX: Duration = Duration::from_secs(20);
 /// A client gets so long to send the head of a request, the first and each further one of a connection. Consul's Go
 /// client keeps idle connections for 90 s and should be the one that closes them.
 pub const HEAD_TIME_MAX: Duration = Duration::from_mins(2);

@@ -22,7 +22,7 @@ use http::Request;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use spine_node::{
-    limits::{PEER_CONNECTION_WINDOW, PEER_CONNECTIONS_MAX, PEER_STREAM_WINDOW},
+    limits::{PEER_CONNECTION_WINDOW, PEER_CONNECTIONS_MAX, PEER_STREAM_WINDOW, PREFACE_TIME_MAX},
     peer::port::Port,
     world::net::{Net, OsNet},
 };
@@ -74,6 +74,21 @@ async fn connections_past_the_bound_are_closed_and_room_comes_back() {
     while greet(port.address()).await.is_none() {
         assert!(Instant::now() < until, "room comes back");
     }
+}
+
+/// The clock is stopped: whenever everybody waits, it leaps to the next moment that somebody waits for.
+#[tokio::test]
+async fn who_does_not_begin_to_speak_is_given_up() {
+    let port = port().await;
+    let mut silent = TcpStream::connect(port.address()).await.unwrap();
+    tokio::time::pause();
+    let began = Instant::now();
+    let _ = silent.read_to_end(&mut Vec::new()).await;
+    let took = began.elapsed();
+    assert!(
+        took + Duration::from_secs(1) >= PREFACE_TIME_MAX && took < 2 * PREFACE_TIME_MAX,
+        "{took:?}"
+    );
 }
 
 /// A body without end, and how much of it was asked for.

@@ -17,7 +17,11 @@ use tonic::{service::Routes, transport::server::TcpConnectInfo};
 use tower::Service;
 
 use crate::{
-    limits::{HEAD_BYTES_MAX, PEER_CONNECTION_WINDOW, PEER_CONNECTIONS_MAX, PEER_STREAM_WINDOW, STREAMS_MAX},
+    limits::{
+        HEAD_BYTES_MAX, PEER_CONNECTION_WINDOW, PEER_CONNECTIONS_MAX, PEER_STREAM_WINDOW, PREFACE_TIME_MAX,
+        STREAMS_MAX,
+    },
+    preface::Prefaced,
     world::net::{Listener, Stream},
 };
 
@@ -105,6 +109,7 @@ async fn connection(
     stream: Box<dyn Stream>,
     from: SocketAddr,
 ) {
+    let stream = Prefaced::new(stream, PREFACE_TIME_MAX);
     let service = service_fn(move |request| answer(router.clone(), request, from));
     if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(%from, error = &*error, "a connection of a peer ended");

@@ -21,12 +21,16 @@ use super::{
     door::Door,
     listen::{Arrival, Peer, WayIn},
 };
-use crate::limits::{BODY_PAUSE_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX, HEADERS_MAX, STREAMS_MAX};
-use crate::telemetry::metrics::{Metrics, OpenConnection};
+use crate::{
+    limits::{
+        BODY_PAUSE_MAX, HEAD_BYTES_MAX, HEAD_TIME_MAX, HEADERS_MAX, PING_ANSWER_TIME_MAX, PING_EVERY,
+        PREFACE_TIME_MAX, STREAMS_MAX,
+    },
+    preface::Prefaced,
+    telemetry::metrics::{Metrics, OpenConnection},
+    world::net::Stream,
+};
 
-/// A quiet gRPC connection is asked for a sign of life this often, and closed without one.
-const PING_EVERY: Duration = Duration::from_secs(30);
-const PING_ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// After a failed accept, which mostly means that no file descriptors are left.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -92,6 +96,7 @@ impl Port {
             let watcher = graceful.watcher();
             connections.spawn(connection(
                 server.clone(),
+                self.protocol,
                 self.door.clone(),
                 arrival,
                 stop.clone(),
@@ -128,7 +133,7 @@ impl Port {
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEAD_BYTES_MAX)
             .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_ANSWER_WITHIN);
+            .keep_alive_timeout(PING_ANSWER_TIME_MAX);
         match self.protocol {
             Protocol::Http1 => server.http1_only(),
             Protocol::Http2 => server.http2_only(),
@@ -143,6 +148,7 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 
 async fn connection(
     server: Arc<auto::Builder<TokioExecutor>>,
+    protocol: Protocol,
     door: Door,
     arrival: Arrival,
     mut stop: watch::Receiver<bool>,
@@ -162,6 +168,11 @@ async fn connection(
             tracing::debug!(%peer, %error, "a handshake failed");
             return;
         }
+    };
+    let stream: Box<dyn Stream> = match protocol {
+        // There, the time for a head begins with the connection.
+        Protocol::Http1 => stream,
+        Protocol::Http2 => Box::new(Prefaced::new(stream, PREFACE_TIME_MAX)),
     };
     let service = service_fn(move |request| answer(door.router(), request, peer));
     let connection = server.serve_connection(TokioIo::new(stream), service);
@@ -191,7 +202,7 @@ async fn answer(
         }
     }
     let request = match request.version() {
-        // A stream of calls may be quiet for long; there, pings tell whether the client lives.
+        // A call may be quiet for long; there, pings tell whether the client lives, and the dialect knows what it waits for.
         Version::HTTP_2 => request.map(Body::new),
         _ => request.map(|body| Body::new(TimeoutBody::new(BODY_PAUSE_MAX, body))),
     };

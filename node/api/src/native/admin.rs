@@ -114,10 +114,7 @@ struct Sending {
 impl Sending {
     async fn run(self, start: v1::SnapshotStart, mut parts: Parts) {
         if let Err(Stopped::Silence) = self.send_all(start, &mut parts).await {
-            let status = Status::aborted(format!(
-                "the client took nothing for {:?}; begin again",
-                limits::SNAPSHOT_PAUSE_MAX
-            ));
+            let status = status::slow_reader(limits::SNAPSHOT_PAUSE_MAX);
             // The channel may be full: a sender of its own has a place of its own.
             let _ = parts.clone().try_send(Err(status));
         }

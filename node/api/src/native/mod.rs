@@ -2,7 +2,7 @@
 //!
 //! A call is three steps: [`decode`] makes a command or a question of the message, the [`Registry`] answers, and
 //! [`encode`] or [`status`] makes a message or a status of that. Watching has a file of its own ([`watch`]), and so
-//! has the standard health service, which tells whether this server is ready.
+//! has the standard health service, which tells whether this server is ready. What can't be made a message of is [`unread`].
 
 mod admin;
 mod catalog;
@@ -21,6 +21,7 @@ mod scan;
 mod session;
 mod status;
 mod txn;
+mod unread;
 mod watch;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
@@ -88,8 +89,8 @@ pub fn services(registry: Arc<dyn Registry>, settings: Settings) -> Routes {
             <$server>::new(door.clone()).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX)
         };
     }
-    let mut routes = Routes::builder();
-    routes
+    let mut single = Routes::builder();
+    single
         .add_service(bounded!(v1::kv_server::KvServer<Door>))
         .add_service(bounded!(v1::catalog_server::CatalogServer<Door>))
         .add_service(bounded!(v1::health_server::HealthServer<Door>))
@@ -102,9 +103,10 @@ pub fn services(registry: Arc<dyn Registry>, settings: Settings) -> Routes {
         .add_service(administration.max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX))
         .add_service(
             readiness::service(door.clone()).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX),
-        )
-        .add_service(reflection().max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX));
-    leader::told(routes.routes(), door)
+        );
+    // The one service whose requests are a stream.
+    let reflection = reflection().max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX);
+    leader::told(unread::guarded(single.routes()).add_service(reflection), door)
 }
 
 fn reflection()

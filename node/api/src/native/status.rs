@@ -1,7 +1,13 @@
 //! Errors as gRPC statuses, with the metadata that `proto/spine/v1/common.proto` promises.
 
+use std::time::Duration;
+
+use http::HeaderMap;
 use spine_core::{Rejection, RejectionRow};
-use tonic::{Code, Status, metadata::MetadataValue};
+use tonic::{
+    Code, Status,
+    metadata::{MetadataMap, MetadataValue},
+};
 
 use crate::{
     read::{Compacted, CursorError},
@@ -14,23 +20,30 @@ const RETRY: &str = "spine-retry";
 const OUTCOME: &str = "spine-outcome";
 const OLDEST_INDEX: &str = "spine-oldest-index";
 
-/// The status of an error.
-pub(super) fn of(error: &Error) -> Status {
-    let (code, row) = (code(error), row(error));
-    let mut status = Status::new(code, error.to_string());
-    let metadata = status.metadata_mut();
+/// Nothing was written, now or later.
+pub(super) const NOT_APPLIED: &str = "not-applied";
+/// The write may have taken effect, or may yet.
+const UNKNOWN: &str = "unknown";
+
+/// Says in a status's metadata what it means, and what became of the call.
+pub(super) fn tell(metadata: &mut MetadataMap, row: &RejectionRow, outcome: &'static str) {
     metadata.insert(CODE, MetadataValue::from_static(row.code));
     metadata.insert(REMEDY, MetadataValue::from_static(row.remedy));
-    metadata.insert(
-        RETRY,
-        MetadataValue::from_static(if row.retry { "true" } else { "false" }),
-    );
-    let outcome = if is_unknown(error) {
-        "unknown"
-    } else {
-        "not-applied"
-    };
+    let retry = if row.retry { "true" } else { "false" };
+    metadata.insert(RETRY, MetadataValue::from_static(retry));
     metadata.insert(OUTCOME, MetadataValue::from_static(outcome));
+}
+
+/// Whether a status says what it means already.
+pub(super) fn is_told(headers: &HeaderMap) -> bool {
+    headers.contains_key(CODE)
+}
+
+/// The status of an error.
+pub(super) fn of(error: &Error) -> Status {
+    let mut status = Status::new(code(error), error.to_string());
+    let outcome = if is_unknown(error) { UNKNOWN } else { NOT_APPLIED };
+    tell(status.metadata_mut(), &row(error), outcome);
     status
 }
 
@@ -38,12 +51,26 @@ pub(super) fn of(error: &Error) -> Status {
 /// another.
 pub fn not_ready(why: &str) -> Status {
     let mut status = Status::unavailable(why);
-    let metadata = status.metadata_mut();
-    metadata.insert(CODE, MetadataValue::from_static("not_ready"));
-    let remedy = "retry, or at another server; if it lasts, see what the server says that it waits for";
-    metadata.insert(REMEDY, MetadataValue::from_static(remedy));
-    metadata.insert(RETRY, MetadataValue::from_static("true"));
-    metadata.insert(OUTCOME, MetadataValue::from_static("not-applied"));
+    let row = RejectionRow {
+        code: "not_ready",
+        meaning: "the server starts, or has heard of no leader for some time",
+        remedy: "retry, or at another server; if it lasts, see what the server says that it waits for",
+        retry: true,
+    };
+    tell(status.metadata_mut(), &row, NOT_APPLIED);
+    status
+}
+
+/// The status of a client that takes nothing of what it asked for.
+pub(super) fn slow_reader(pause: Duration) -> Status {
+    let mut status = Status::aborted(format!("the client took nothing for {pause:?}"));
+    let row = RejectionRow {
+        code: "slow_reader",
+        meaning: "the client took nothing for too long",
+        remedy: "begin again, and take what comes",
+        retry: true,
+    };
+    tell(status.metadata_mut(), &row, NOT_APPLIED);
     status
 }
 
@@ -61,12 +88,14 @@ pub(super) fn of_cursor(error: &CursorError) -> Status {
         CursorError::Registry(error) => of(error),
         CursorError::Compacted(Compacted { oldest }) => {
             let mut status = Status::out_of_range(error.to_string());
+            let row = RejectionRow {
+                code: "compacted",
+                meaning: "what lies behind the index is no longer kept",
+                remedy: "read the present state and watch from its applied_index",
+                retry: false,
+            };
             let metadata = status.metadata_mut();
-            metadata.insert(CODE, MetadataValue::from_static("compacted"));
-            let remedy = "read the present state and watch from its applied_index";
-            metadata.insert(REMEDY, MetadataValue::from_static(remedy));
-            metadata.insert(RETRY, MetadataValue::from_static("false"));
-            metadata.insert(OUTCOME, MetadataValue::from_static("not-applied"));
+            tell(metadata, &row, NOT_APPLIED);
             metadata.insert(OLDEST_INDEX, MetadataValue::from(oldest.0));
             status
         }

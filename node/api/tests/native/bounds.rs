@@ -323,6 +323,7 @@ async fn a_client_that_takes_nothing_of_a_snapshot_is_cut_off() {
         }
     };
     assert_eq!(status.code(), Code::Aborted, "{status}");
+    assert_eq!(status.metadata().get("spine-code").unwrap(), "slow_reader");
 }
 
 /// What most clients take as a message.

@@ -14,4 +14,5 @@ mod numbered;
 mod served;
 mod statuses;
 mod txn;
+mod unread;
 mod watch;
