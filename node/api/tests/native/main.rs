@@ -16,3 +16,4 @@ mod statuses;
 mod txn;
 mod unread;
 mod watch;
+mod watch_topics;
