@@ -353,13 +353,13 @@ pub enum Rejection {
         sequence: u64,
     },
     /// These rules are not known, or lie behind.
-    #[error("rules {asked} can't follow rules {current}; this release knows up to {known}")]
+    #[error("rules {asked} can't follow rules {current}")]
     RulesUnsupported {
         /// The rules asked for.
         asked: u32,
         /// The rules in force.
         current: u32,
-        /// The newest rules that this release knows.
+        /// The rules in force again: what else the release knows that applies an entry is no part of an outcome.
         known: u32,
     },
     /// No such member: its name or its id is another's.

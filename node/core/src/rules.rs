@@ -101,7 +101,8 @@ impl State {
             return Err(Rejection::RulesUnsupported {
                 asked: rules,
                 current: self.rules,
-                known: RULES_KNOWN,
+                // Not `RULES_KNOWN`: a session may keep the outcome, which must not hang on the release.
+                known: self.rules,
             });
         }
         self.rules = rules;
