@@ -10,6 +10,7 @@
 mod bounds;
 mod coverage;
 mod crates;
+mod definitions;
 mod duplicates;
 mod licences;
 mod links;
@@ -108,6 +109,13 @@ fn every_command_and_every_rejection_has_a_golden_script() {
         &scripts,
         coverage::ELSEWHERE,
     ));
+}
+
+#[test]
+fn every_part_of_the_definitions_is_explained() {
+    let files = tree::files();
+    let definitions = files.iter().filter(|path| tree::has_extension(path, "proto"));
+    none(definitions.flat_map(|path| definitions::violations(path, &tree::read(path))));
 }
 
 #[test]
