@@ -3,8 +3,12 @@
 //! A snapshot file holds a state as the checkpoints do, in the core's own chunks, under checksums of its own
 //! ([`mod@file`]). [`read`] builds the state again and compares its digest; [`restore`] makes a data directory with it: that
 //! of one server, whose cluster is a new one with an id of its own, so that nothing of the old one can be taken for a
-//! part of it. Index, revision and cluster time go on from where they were, so whoever watched or cached sees no number
-//! fall.
+//! part of it.
+//!
+//! The old cluster went on after the save, and its clients hold numbers from then: fencing numbers of locks, guards of
+//! writes, sessions, places in watches. None of them may be given again. So the state is not taken as it was saved, but
+//! [resumed](State::resumed): index and revision go on [further on](crate::raft::recovery::NUMBERS_SKIPPED), who watches
+//! from before is told that what lies between is gone, and every lease and TTL gets its whole time again.
 
 pub mod file;
 
@@ -14,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use spine_core::{State, codec::DecodeError, snapshot};
+use spine_core::{Index, Revision, State, codec::DecodeError, snapshot};
 
 use self::file::{FileError, Head, Next, Reader, Totals};
 use crate::{
@@ -111,18 +115,33 @@ const NOTHING: [&str; 2] = ["lost+found", "lock"];
 /// What a server has its state in.
 const CHECKPOINT: &str = "checkpoint";
 
-/// Makes `directory` that of a new cluster of one server, which begins with `state`. It may be a mount point, so all is done
-/// within it: a mark is there from before the first byte until the last one is durable, and where the mark is no server starts
-/// and another restore begins anew. `progress` hears how far it is.
+/// A directory that begins a new cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Of its server.
+    pub identity: Identity,
+    /// Index that it goes on from.
+    pub index: Index,
+    /// Revision that it goes on from.
+    pub revision: Revision,
+}
+
+/// Makes `directory` that of a new cluster of one server, which begins with the `saved` state, and whose index and revision
+/// leave `skipped` numbers out: [as many](crate::raft::recovery::NUMBERS_SKIPPED) as after a recovery, or more where a
+/// cluster that began with the same state has given numbers already.
+///
+/// The directory may be a mount point, so all is done within it: a mark is there from before the first byte until the last
+/// one is durable, and where the mark is no server starts and another restore begins anew. `progress` hears how far it is.
 ///
 /// # Errors
 /// [`RestoreError`]; nothing is restored then, and it can be tried again.
 pub fn restore(
     world: &World,
-    state: &State,
+    saved: &State,
+    skipped: u64,
     directory: &Path,
     progress: Progress<'_>,
-) -> Result<Identity, RestoreError> {
+) -> Result<Restored, RestoreError> {
     // Before the lock is left in a directory that is somebody else's.
     check_empty(world, directory)?;
     world
@@ -134,12 +153,16 @@ pub fn restore(
         _ => RestoreError::io("locking the data directory")(error),
     })?;
     check_empty(world, directory)?;
-    let restored = write(world, state, directory, progress);
-    if restored.is_err() {
+    let state = saved.resumed(skipped);
+    let identity = write(world, &state, directory, progress).inspect_err(|_| {
         // What stays, as after a crash, is cleared away by the next attempt, which the mark lets in.
         let _ = clear_away(world, directory);
-    }
-    restored
+    })?;
+    Ok(Restored {
+        identity,
+        index: state.index(),
+        revision: state.revision(),
+    })
 }
 
 fn check_empty(world: &World, directory: &Path) -> Result<(), RestoreError> {

@@ -10,11 +10,11 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use remains::{Remains, disk::Rng};
 use spine_api::{Registry, hub::Hub};
-use spine_core::{Command, Index, LeaseGrant, LeaseId, NodeName, State, Ttl, snapshot};
+use spine_core::{Command, Index, LeaseGrant, LeaseId, NodeName, Outcome, SessionId, State, Ttl, snapshot};
 use spine_node::{
     Node, World,
     backup::{
-        self, Loaded, ReadError, RestoreError,
+        self, Loaded, ReadError, RestoreError, Restored,
         file::{FileError, Head, Writer},
     },
     metrics_sink::Uncounted,
@@ -22,7 +22,7 @@ use spine_node::{
     raft::{
         Peer,
         bootstrap::{self, FirstStart, Found, StartError},
-        identity::Identity,
+        recovery::NUMBERS_SKIPPED,
     },
     storage::{log::LogHooks, segment::LogOptions},
     world::net::{Net, OsNet},
@@ -51,8 +51,8 @@ fn load(file: &[u8]) -> Result<Loaded, ReadError> {
     backup::read(file, &mut |_| {})
 }
 
-fn restore(state: &State, directory: &Path) -> Result<Identity, RestoreError> {
-    backup::restore(&World::real(), state, directory, &|_, _| {})
+fn restore(state: &State, directory: &Path) -> Result<Restored, RestoreError> {
+    backup::restore(&World::real(), state, NUMBERS_SKIPPED, directory, &|_, _| {})
 }
 
 async fn newest(node: &Node) -> State {
@@ -82,22 +82,28 @@ async fn a_restored_cluster_has_the_data_and_another_id_and_its_counters_go_on()
 
     let loaded = load(&file_of(&state)).unwrap();
     assert_eq!(loaded.state.digest(), state.digest());
-    let identity = restore(&loaded.state, &new).unwrap();
+    let Restored {
+        identity,
+        index,
+        revision,
+    } = restore(&loaded.state, &new).unwrap();
     assert_ne!(identity.cluster, first.cluster);
     assert_ne!(identity.node, first.node);
+    assert_eq!(index.0, state.index().0 + NUMBERS_SKIPPED);
+    assert_eq!(revision.0, state.revision().0 + NUMBERS_SKIPPED);
 
     let node = start(&new).await;
     assert_eq!(node.identity(), identity);
     let registry = node.registry();
     let found = newest(&node).await;
-    assert!(found.index() >= state.index() && found.revision() >= state.revision());
+    assert!(found.index() >= index && found.revision() >= revision);
     assert!(found.time() >= state.time());
     assert_eq!(read(&*registry, "a").await.as_deref(), Some("second"));
     assert_eq!(found.kv().len(), 201);
     assert!(found.leases().get(LeaseId(7)).is_some());
     let written = write(&*registry, "a", "third").await;
-    assert!(written.index > state.index());
-    assert!(newest(&node).await.revision() > state.revision());
+    assert!(written.index > index);
+    assert!(newest(&node).await.revision() > revision);
     node.halt().await.unwrap();
 
     let node = start(&new).await;
@@ -110,13 +116,65 @@ async fn a_restored_cluster_has_the_data_and_another_id_and_its_counters_go_on()
     node.stop().await.unwrap();
 }
 
+/// What the old cluster's clients were given after the save is theirs alone, and a lease that was renewed meanwhile has not
+/// become shorter.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_number_from_after_the_save_is_given_again() {
+    const LEASE: LeaseId = LeaseId(7);
+    let place = tempfile::tempdir().unwrap();
+    let (old, new) = (place.path().join("old"), place.path().join("new"));
+    let node = start(&old).await;
+    let registry = node.registry();
+    let grant = LeaseGrant {
+        id: LEASE,
+        ttl: Ttl::seconds(600),
+    };
+    propose(&*registry, Command::LeaseGrant(grant)).await;
+    write(&*registry, "a", "saved").await;
+    let saved = newest(&node).await;
+    write(&*registry, "a", "late").await;
+    let late_session = open_session(&*registry).await;
+    let late = newest(&node).await;
+    node.stop().await.unwrap();
+
+    restore(&saved, &new).unwrap();
+    let node = start(&new).await;
+    let registry = node.registry();
+    let found = newest(&node).await;
+    assert!(found.lease_deadline(LEASE) >= Some(saved.time().after(Ttl::seconds(600))));
+    // As many requests as the old cluster had after the save.
+    for number in saved.index().0..=late.index().0 {
+        let index = write(&*registry, "a", number.to_string()).await.index;
+        assert!(index > late.index(), "{index:?} was given to another write");
+    }
+    let session = open_session(&*registry).await;
+    assert!(session > late_session, "{session:?} was somebody else's");
+    assert!(newest(&node).await.revision() > late.revision());
+    // Of what was undone nobody can tell: who watches from then is told to begin anew.
+    assert!(newest(&node).await.changes().oldest() > late.index().next());
+    assert_eq!(found.kv().compacted(), found.revision());
+    node.stop().await.unwrap();
+}
+
+async fn propose(registry: &dyn Registry, command: Command) -> Outcome {
+    let applied = registry.propose(&cx(), command).await.unwrap();
+    applied.result.unwrap()
+}
+
+async fn open_session(registry: &dyn Registry) -> SessionId {
+    match propose(registry, Command::OpenSession).await {
+        Outcome::SessionOpened(session) => session,
+        other => panic!("no session: {other:?}"),
+    }
+}
+
 /// One that joins gets what was restored, though the log is there from its first entry on.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_joins_a_restored_server_has_its_state() {
     let place = tempfile::tempdir().unwrap();
     let dir = place.path().join("first");
     let state = written_state();
-    restore(&state, &dir).unwrap();
+    let restored = restore(&state, &dir).unwrap();
     let first = start_with_port("n1", &dir, Vec::new()).await;
     let seed = first.peer_address().unwrap().to_string();
     let second = start_with_port("n2", &place.path().join("second"), vec![seed]).await;
@@ -125,7 +183,7 @@ async fn who_joins_a_restored_server_has_its_state() {
         assert_eq!(read(&*node.registry(), "a").await.as_deref(), Some("1"));
     }
     let written = write(&*second.registry(), "b", "2").await;
-    assert!(written.index > state.index());
+    assert!(written.index > restored.index);
     let index = |node: &Node| node.applied().borrow().state.index();
     let equal = async {
         while index(&first) != index(&second) {
@@ -200,7 +258,9 @@ const CUTS: u64 = 6;
 fn at_every_step_all_is_restored_or_nothing_and_it_can_be_run_again() {
     let state = written_state();
     let directory = Path::new("/data");
-    let restore = |remains: &Remains| backup::restore(&remains.world(), &state, directory, &|_, _| {});
+    let restore =
+        |remains: &Remains| backup::restore(&remains.world(), &state, NUMBERS_SKIPPED, directory, &|_, _| {});
+    let restored = Index(state.index().0 + NUMBERS_SKIPPED);
     // The root of a file system that was just made.
     let fresh = || {
         let remains = Remains::default();
@@ -226,7 +286,7 @@ fn at_every_step_all_is_restored_or_nothing_and_it_can_be_run_again() {
         let remains = remains.after_crash(&mut rng);
         let done = first.or(second);
         match found(&remains.after_crash(&mut rng), directory) {
-            Ok(index) if index == state.index() => {
+            Ok(index) if index == restored => {
                 whole += 1;
                 let refused = restore(&remains).unwrap_err();
                 assert!(matches!(refused, RestoreError::NotEmpty(_)), "{refused}");
@@ -248,7 +308,7 @@ fn at_every_step_all_is_restored_or_nothing_and_it_can_be_run_again() {
             }
         }
         let index = found(&remains, directory).unwrap();
-        assert_eq!(index, state.index(), "step {step}: in the end it is there");
+        assert_eq!(index, restored, "step {step}: in the end it is there");
     }
     assert!(
         nothing > 0 && half > 0 && whole > 0,

@@ -471,7 +471,7 @@ pub enum Sight {
         applied: u64,
         /// The index and the revision of a first write.
         next: (u64, u64),
-        /// What a watch from the beginning was told; `None`: that this is no longer kept.
+        /// What a watch from the index of the snapshot was told; `None`: that what lies between is gone.
         told: Option<Vec<KeyEvent>>,
     },
     /// It was not restored.

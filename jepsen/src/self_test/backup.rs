@@ -15,6 +15,9 @@ use crate::{
     history::{Call, Dialect, History, KeyEvent, Operation, Out, Outcome, Process, Row, Sight, Sighting},
 };
 
+/// Numbers that a restored cluster leaves out: more than any history has.
+const SKIPPED: u64 = 1_000_000;
+
 /// Keys that change, saved a few times.
 pub(super) fn good(seed: u64) -> History {
     let mut value = 0_u64;
@@ -89,12 +92,9 @@ fn take(simulated: &mut Simulated, history: &mut History, number: u64) {
     let sight = Sight::Restored {
         file,
         rows: rows.into_values().collect(),
-        applied: index,
-        next: (index + 1, index + 1),
-        // A watch behind the first index, which is no change in a real cluster.
-        told: rng
-            .random_bool(0.7)
-            .then(|| told.iter().filter(|event| event.index > 1).cloned().collect()),
+        applied: index + SKIPPED,
+        next: (index + SKIPPED + 1, index + SKIPPED + 1),
+        told: None,
     };
     history.sightings.push(Sighting {
         at: Micros(start.0 + 2),
@@ -109,7 +109,7 @@ fn any(history: &History, rng: &mut StdRng) -> (usize, u64) {
     let Sight::Restored { applied, .. } = history.sightings[at].sight else {
         unreachable!("nothing else was seen");
     };
-    (at, applied)
+    (at, applied - SKIPPED)
 }
 
 fn rows_mut(history: &mut History, at: usize) -> &mut Vec<Row> {
@@ -236,17 +236,27 @@ pub(super) fn revision_falls(history: &mut History, rng: &mut StdRng) -> Option<
     Some(())
 }
 
-pub(super) fn event_missing(history: &mut History, rng: &mut StdRng) -> Option<()> {
-    let (at, _) = any(history, rng);
-    let stated: Vec<u64> = written(history).into_iter().map(|(row, _)| row.modify).collect();
-    let Sight::Restored { told, .. } = &mut history.sightings[at].sight else {
-        return None;
-    };
-    let told = told.as_mut()?;
-    let places: Vec<usize> = (0..told.len())
-        .filter(|at| stated.contains(&told[*at].index))
+/// The write after the restore has the index of one that the old cluster took after the save.
+pub(super) fn number_given_again(history: &mut History, rng: &mut StdRng) -> Option<()> {
+    let (at, index) = any(history, rng);
+    let later: Vec<u64> = written(history)
+        .into_iter()
+        .map(|(row, _)| row.modify)
+        .filter(|modify| *modify > index)
         .collect();
-    told.remove(*places.choose(rng)?);
+    let given = *later.choose(rng)?;
+    if let Sight::Restored { next, .. } = &mut history.sightings[at].sight {
+        next.0 = given;
+    }
+    Some(())
+}
+
+/// One that watched the old cluster is told the new one's changes as if nothing lay between.
+pub(super) fn watch_goes_on(history: &mut History, rng: &mut StdRng) -> Option<()> {
+    let (at, _) = any(history, rng);
+    if let Sight::Restored { told, .. } = &mut history.sightings[at].sight {
+        *told = Some(Vec::new());
+    }
     Some(())
 }
 

@@ -142,24 +142,21 @@ async fn rows(node: &NodeClient) -> Result<(Vec<Row>, u64), String> {
     }
 }
 
-/// What a watch from the beginning is told, up to the index of the snapshot; `None`: that this is no longer kept.
+/// What somebody is told who has watched the old cluster up to the index of the snapshot, and now watches this server; `None`:
+/// that what lies between is gone.
 async fn told(node: &NodeClient, index: u64) -> Result<Option<Vec<KeyEvent>>, String> {
     let request = node.native.client().watch.topics([Topic::prefix(PREFIX)]);
     let request = request.with_before().progress_every(PAUSE * 10);
-    let mut stream = match request.after(1).start().await {
-        Ok(stream) => stream,
-        Err(Error::Compacted { .. }) => return Ok(None),
-        Err(error) => return Err(format!("a watch: {error}")),
+    let first = async {
+        let mut stream = request.after(index).start().await?;
+        stream.next().await
     };
-    let mut told = Vec::new();
-    while stream.index() < index {
-        match timeout(TOLD_WITHIN, stream.next()).await {
-            Ok(Ok(batch)) => told.extend(batch.events.into_iter().filter_map(watch::key_event)),
-            Ok(Err(Error::Compacted { .. })) => return Ok(None),
-            Ok(Err(error)) => return Err(format!("a watch: {error}")),
-            Err(_) => return Err(format!("a watch that stands at {}", stream.index())),
-        }
+    match timeout(TOLD_WITHIN, first).await {
+        Ok(Ok(batch)) => Ok(Some(
+            batch.events.into_iter().filter_map(watch::key_event).collect(),
+        )),
+        Ok(Err(Error::Compacted { .. })) => Ok(None),
+        Ok(Err(error)) => Err(format!("a watch: {error}")),
+        Err(_) => Err("a watch that is told nothing".to_owned()),
     }
-    told.retain(|event| event.index <= index);
-    Ok(Some(told))
 }

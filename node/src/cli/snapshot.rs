@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, value_parser};
 use serde::Serialize;
 use spine_client::{SnapshotStream, proto::save_snapshot_response::Part};
 
@@ -33,8 +33,11 @@ use crate::{
         self, Loaded, ReadError, RestoreError,
         file::{Head, Totals, Writer},
     },
-    raft::checkpoint::Step,
+    raft::{checkpoint::Step, recovery::NUMBERS_SKIPPED},
 };
+
+/// No number may grow beyond what a reader of JSON takes for exact, nor by several restores.
+const NUMBERS_SKIPPED_MAX: u64 = NUMBERS_SKIPPED * 100_000;
 
 /// Keep the state of the cluster in a file, and begin a cluster with it
 #[derive(Args, Debug)]
@@ -56,12 +59,21 @@ enum Command {
     },
     /// Make a data directory that begins a new cluster with the state in a file: start one server with it, without
     /// --initial-cluster
+    ///
+    /// Indexes and revisions go on further on than the old cluster can have come after the save, so that no number that it gave,
+    /// as the fencing number of a lock, is given again. Watches from before are told to begin anew; old versions of keys are
+    /// gone; leases and TTLs get their whole time again.
     Restore {
         /// The file
         file: PathBuf,
         /// The directory; it must be empty, or not there. A mount point will do
         #[arg(long, value_name = "DIR")]
         data_dir: PathBuf,
+        /// How many indexes and revisions are left out. If a cluster that began with this file has worked already, say a
+        /// thousand million more than it was given: its numbers too are not to be given again
+        #[arg(long, value_name = "N", default_value_t = NUMBERS_SKIPPED,
+              value_parser = value_parser!(u64).range(NUMBERS_SKIPPED..=NUMBERS_SKIPPED_MAX))]
+        skip_numbers: u64,
     },
     /// Read a file to its end, and say whether it is whole and what is in it
     Inspect {
@@ -77,8 +89,12 @@ impl Snapshot {
                 let report = save(&self.connection, &file, streams).await?;
                 say(streams, self.printing.output, &report)
             }
-            Command::Restore { file, data_dir } => {
-                let report = restore(&file, &data_dir, streams)?;
+            Command::Restore {
+                file,
+                data_dir,
+                skip_numbers,
+            } => {
+                let report = restore(&file, skip_numbers, &data_dir, streams)?;
                 say(streams, self.printing.output, &report)
             }
             Command::Inspect { file } => {
@@ -225,6 +241,9 @@ struct Restored {
     data_dir: String,
     cluster: String,
     from_cluster: String,
+    saved_index: u64,
+    saved_revision: u64,
+    /// Those that the new cluster goes on from.
     index: u64,
     revision: u64,
 }
@@ -235,6 +254,8 @@ impl Report for Restored {
             Fact::new("data directory", &self.data_dir),
             Fact::new("cluster", &self.cluster),
             Fact::new("from cluster", &self.from_cluster),
+            Fact::new("saved index", &self.saved_index),
+            Fact::new("saved revision", &self.saved_revision),
             Fact::new("index", &self.index),
             Fact::new("revision", &self.revision),
             Fact::new(
@@ -248,7 +269,7 @@ impl Report for Restored {
     }
 }
 
-fn restore(file: &Path, directory: &Path, streams: &Streams<'_>) -> Result<Restored, Failure> {
+fn restore(file: &Path, skipped: u64, directory: &Path, streams: &Streams<'_>) -> Result<Restored, Failure> {
     let loaded = load(file, streams)?;
     let bar = Bar::new(streams, loaded.totals.state_bytes);
     let progress = |step, bytes| {
@@ -258,17 +279,19 @@ fn restore(file: &Path, directory: &Path, streams: &Streams<'_>) -> Result<Resto
         };
         bar.reached(what, bytes);
     };
-    let identity = backup::restore(&World::real(), &loaded.state, directory, &progress);
-    let identity = identity.map_err(|error| match error {
+    let restored = backup::restore(&World::real(), &loaded.state, skipped, directory, &progress);
+    let restored = restored.map_err(|error| match error {
         RestoreError::NotEmpty(_) | RestoreError::InUse(_) => Failure::GuardFailed(error.to_string()),
         other => Failure::Other(other.to_string()),
     })?;
     Ok(Restored {
         data_dir: directory.display().to_string(),
-        cluster: identity.cluster.to_string(),
+        cluster: restored.identity.cluster.to_string(),
         from_cluster: loaded.head.cluster,
-        index: loaded.header.index.0,
-        revision: loaded.header.revision.0,
+        saved_index: loaded.header.index.0,
+        saved_revision: loaded.header.revision.0,
+        index: restored.index.0,
+        revision: restored.revision.0,
     })
 }
 

@@ -51,8 +51,8 @@ use crate::{
     world::World,
 };
 
-/// Indexes and revisions that a recovered cluster leaves out: at 20,000 writes a second, those of 14 hours that the survivor
-/// may lack.
+/// Indexes and revisions that a recovered cluster leaves out, and a restored one: at 20,000 writes a second, those of 14 hours
+/// that the survivor, or the snapshot, may lack.
 pub const NUMBERS_SKIPPED: u64 = 1_000_000_000;
 
 /// Bytes of the log that are applied at a time.
