@@ -1,9 +1,12 @@
 //! Nodes come into a cluster that runs, take the place of ones that were lost, and leave it, while others write.
 
+#[path = "support/deaf.rs"]
+mod deaf;
 mod support;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use deaf::Deaf;
 use spine_api::{AdminCommand, AdminOutcome, Error};
 use spine_core::NodeName;
 use spine_node::limits;
@@ -209,6 +212,43 @@ async fn a_cluster_shrinks_from_five_to_three_while_it_takes_writes() {
     let mut names = names;
     names.push(format!("n{}", others[0]));
     cluster.until_voters(&names).await;
+    cluster.stop().await;
+}
+
+/// The answer to a removal is lost, and the server is back under its name before it is asked for again: as another
+/// directory, which was not meant.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_whose_answer_was_lost_does_not_remove_the_next_of_the_name() {
+    let mut cluster = Cluster::start().await;
+    let leader = cluster.leader_among(&[0, 1, 2]).await;
+    let (asked, going) = ((leader + 1) % 3, (leader + 2) % 3);
+    let deaf = Deaf::default();
+    cluster.halt(asked).await;
+    cluster.revive_in(asked, deaf.world()).await;
+    cluster.until_ready(asked).await;
+    let gone = cluster.node(going).identity().node;
+
+    deaf.set(true);
+    let registry = cluster.registry(asked);
+    let mut cx = cx();
+    cx.deadline = tokio::time::Instant::now() + PATIENCE * 2;
+    let name = format!("n{going}").into();
+    let removal = tokio::spawn(async move {
+        let command = AdminCommand::RemoveMember { name, forced: false };
+        registry.admin(&cx, command).await
+    });
+    ends_as_removed(&mut cluster, going).await;
+    cluster.wipe(going);
+    cluster.revive(going).await;
+    assert!(!removal.is_finished(), "its answer was lost");
+    deaf.set(false);
+    let removed = timeout(PATIENCE * 2, removal).await.expect("it ends").unwrap();
+    assert!(
+        matches!(&removed, Ok(AdminOutcome::Removed { id }) if *id == gone),
+        "{removed:?}"
+    );
+    cluster.until_voters(&names(3)).await;
+    assert_ne!(cluster.node(going).identity().node, gone);
     cluster.stop().await;
 }
 

@@ -1,6 +1,7 @@
 //! The members, changed: by this node while it leads, and otherwise by the leader, on its word.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{
         Arc,
@@ -18,7 +19,7 @@ use tokio::{
 use tonic::Status;
 
 use super::{
-    decide::{self, Admission, Removal},
+    decide::{self, Admission, Removal, Wish},
     link::{self, Joined, Removed},
 };
 use crate::{
@@ -156,47 +157,70 @@ impl Members {
         }
     }
 
-    /// Removes a server, and gives its node id.
+    /// Removes a server, and gives its node id. Meant are those who have the name now.
     ///
     /// # Errors
     /// There is none of this name, it would be unsafe, or it was not done before the deadline.
     pub async fn remove(&self, name: &str, forced: bool, deadline: Instant) -> Result<u64, Error> {
         let roster = self.consensus.roster(self.identity.cluster);
-        let known = roster.and_then(|roster| {
-            let mut seats = roster.seats.into_iter();
-            seats.find_map(|(id, seat)| (seat.peer.name == name).then_some(id))
-        });
-        let (began, mut lost) = (Instant::now(), false);
+        let seats = roster.map(|roster| roster.seats).unwrap_or_default();
+        let named = seats.iter().filter(|(_, seat)| seat.peer.name == name);
+        let counts = named.clone().max_by_key(|(_, seat)| seat.votes);
+        let wish = Wish {
+            name: name.to_owned(),
+            nodes: named.map(|(id, _)| *id).collect(),
+            forced,
+        };
+        self.carry_out(&wish, counts.map(|(id, _)| *id), deadline).await
+    }
+
+    /// Removes the server whose directory has the id `node`, and no other of its name.
+    ///
+    /// # Errors
+    /// As [`remove`](Self::remove).
+    pub(super) async fn remove_one(&self, name: &str, node: u64, deadline: Instant) -> Result<u64, Error> {
+        let wish = Wish {
+            name: name.to_owned(),
+            nodes: BTreeSet::from([node]),
+            forced: false,
+        };
+        self.carry_out(&wish, Some(node), deadline).await
+    }
+
+    /// Has the leader fulfil a wish, on which `counts` is known to have been a member.
+    async fn carry_out(&self, wish: &Wish, counts: Option<u64>, deadline: Instant) -> Result<u64, Error> {
+        let (began, mut may_be_done) = (Instant::now(), false);
         loop {
             let leader = self.consensus.leader().borrow().clone();
             let removed = match &leader {
                 None => Ok(Removed::NotNow("no leader is known".to_owned())),
                 Some(leader) if leader.id == self.identity.node => {
-                    let removed = timeout_at(deadline, self.remove_here(name, forced)).await;
-                    removed.map_err(|_| "it was not committed in time".to_owned())
+                    let removed = timeout_at(deadline, self.remove_here(wish)).await;
+                    removed.unwrap_or_else(|_| Err("it was not committed in time".to_owned()))
                 }
                 Some(leader) => {
                     let me = (self.identity, self.boot_number);
-                    link::remove(&self.links, me, leader, name, forced).await
+                    link::remove(&self.links, me, leader, wish).await
                 }
             };
-            let why = match (removed, known) {
+            let why = match (removed, counts) {
                 (Ok(Removed::Done(id)), _) => return Ok(id),
-                // The answer to an earlier attempt was lost.
-                (Ok(Removed::Unknown), Some(id)) if lost => return Ok(id),
-                (Ok(Removed::Unknown), _) => return Err(Error::NoMember(name.into())),
+                (Ok(Removed::Unknown), Some(id)) if may_be_done => return Ok(id),
+                (Ok(Removed::Unknown), _) => return Err(Error::NoMember(wish.name.as_str().into())),
                 (Ok(Removed::Refused(why)), _) if began.elapsed() >= HEARD_WITHIN => {
                     return Err(Error::Unsafe(why.into()));
                 }
                 (Ok(Removed::Refused(why) | Removed::NotNow(why)), _) => why,
                 (Err(why), _) => {
-                    lost = true;
+                    may_be_done = true;
                     why
                 }
             };
-            if Instant::now() + AGAIN >= deadline {
+            // Whoever has the name by then may be another than the one that was meant.
+            let may_repeat = !may_be_done || !wish.nodes.is_empty();
+            if !may_repeat || Instant::now() + AGAIN >= deadline {
                 return Err(match leader {
-                    None if !lost => Error::NoLeader,
+                    None if !may_be_done => Error::NoLeader,
                     _ => Error::Unknown(why.into()),
                 });
             }
@@ -205,27 +229,30 @@ impl Members {
     }
 
     /// Removes a server as the leader. Those who are to remain get an election timeout to answer.
-    pub(super) async fn remove_here(&self, name: &str, forced: bool) -> Removed {
+    ///
+    /// # Errors
+    /// Why it is not known whether that was done.
+    pub(super) async fn remove_here(&self, wish: &Wish) -> Result<Removed, String> {
         let wished = Instant::now();
         loop {
-            let removed = self.try_remove(name, forced, wished).await;
+            let removed = self.try_remove(wish, wished).await?;
             if !matches!(removed, Removed::Refused(_)) || wished.elapsed() > ELECTION_TIMEOUT {
-                return removed;
+                return Ok(removed);
             }
             sleep(LISTEN_AGAIN).await;
         }
     }
 
-    async fn try_remove(&self, name: &str, forced: bool, wished: Instant) -> Removed {
+    async fn try_remove(&self, wish: &Wish, wished: Instant) -> Result<Removed, String> {
         let mut going = 0;
-        let removal = |seen: &Composition| match decide::removal(seen, name, forced, wished.elapsed()) {
+        let removal = |seen: &Composition| match decide::removal(seen, wish, wished.elapsed()) {
             Removal::Take(change, id) => {
                 going = id;
                 Ok::<Change, _>(change)
             }
             decided => Err(decided),
         };
-        match self.consensus.change_members(removal).await {
+        Ok(match self.consensus.change_members(removal).await {
             Ok(Ok(())) => Removed::Done(going),
             Ok(Err(Removal::Unknown)) => Removed::Unknown,
             Ok(Err(Removal::Refused(why))) | Err(ChangeError::Impossible(why)) => Removed::Refused(why),
@@ -235,8 +262,11 @@ impl Members {
                 Err(error) => error.to_string(),
             }),
             Ok(Err(Removal::Take(..))) => unreachable!("what is to be taken is a change"),
-            Err(error) => Removed::NotNow(error.to_string()),
-        }
+            Err(error @ ChangeError::Busy) => Removed::NotNow(error.to_string()),
+            Err(error @ (ChangeError::NotLeader | ChangeError::Unknown | ChangeError::Ended)) => {
+                return Err(error.to_string());
+            }
+        })
     }
 
     /// Has this server leave; it is to end then.
@@ -248,7 +278,7 @@ impl Members {
         // Whichever comes first: the leader's answer, or that the others have let it go.
         let left = tokio::select! {
             biased;
-            removed = self.remove(name, false, deadline) => removed.map(drop),
+            removed = self.remove_one(name, self.identity.node, deadline) => removed.map(drop),
             () = self.departure.left() => Ok(()),
         };
         match &left {

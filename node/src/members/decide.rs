@@ -81,11 +81,29 @@ pub fn admission(seen: &Composition, node: u64, peer: &Peer) -> Admission {
 }
 
 /// What becomes of a wish to remove a server.
+/// The wish that a server be a member no longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Its name.
+    pub name: String,
+    /// The directories of this name that were members when it was wished. One that comes later under the name is not meant,
+    /// however often the wish is repeated. Empty: whoever has the name.
+    pub nodes: BTreeSet<u64>,
+    /// Even if too few of those who remain answer.
+    pub forced: bool,
+}
+
+impl Wish {
+    fn means(&self, node: u64, member: &Standing) -> bool {
+        member.peer.name == self.name && (self.nodes.is_empty() || self.nodes.contains(&node))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Removal {
     /// There is no such server.
     Unknown,
-    /// It is to be taken out so. Of the servers of this name, this is the one that counts.
+    /// It is to be taken out so. Of the servers that are meant, this is the one that counts.
     Take(Change, u64),
     /// It leads: another must first.
     HandOver,
@@ -95,14 +113,16 @@ pub enum Removal {
     NotNow(String),
 }
 
-/// Whether the server `name` may go, as was wished `ago`.
+/// Whether a server may go, as was wished `ago`.
 ///
 /// Those who remain must be able to go on: enough of their voters must have answered since, unless it is `forced`. One that
 /// answered before may have died meanwhile, and then the removal itself could not be committed, nor anything after it. The
 /// last voter never goes.
-pub fn removal(seen: &Composition, name: &str, forced: bool, ago: Duration) -> Removal {
-    let named: Vec<_> = named(seen, name).collect();
-    let Some((counts, _)) = named.iter().max_by_key(|(_, member)| member.votes) else {
+pub fn removal(seen: &Composition, wish: &Wish, ago: Duration) -> Removal {
+    let name = &wish.name;
+    let members = seen.members.iter();
+    let meant: Vec<_> = members.filter(|(id, member)| wish.means(**id, member)).collect();
+    let Some((counts, _)) = meant.iter().max_by_key(|(_, member)| member.votes) else {
         return Removal::Unknown;
     };
     if seen.phase != Phase::Settled {
@@ -110,19 +130,19 @@ pub fn removal(seen: &Composition, name: &str, forced: bool, ago: Duration) -> R
     }
     let rest: Vec<_> = seen
         .voters()
-        .filter(|(_, member)| member.peer.name != name)
+        .filter(|(id, member)| !wish.means(**id, member))
         .collect();
     if rest.is_empty() {
         return Removal::Refused(format!(
             "{name} is the only voter, and a cluster needs one; to end the cluster, stop the server and delete its directory"
         ));
     }
-    let voters: BTreeSet<u64> = named
+    let voters: BTreeSet<u64> = meant
         .iter()
         .filter(|(_, member)| member.votes)
         .map(|(id, _)| **id)
         .collect();
-    if !voters.is_empty() && !forced {
+    if !voters.is_empty() && !wish.forced {
         let answers = |(id, member): &&(&u64, &Standing)| seen.heard_within(ago, **id, member);
         let live = rest.iter().filter(answers).count();
         let quorum = rest.len() / 2 + 1;
@@ -141,7 +161,7 @@ pub fn removal(seen: &Composition, name: &str, forced: bool, ago: Duration) -> R
     if voters.contains(&seen.leader) {
         return Removal::HandOver;
     }
-    let learners = learners(named.iter().copied());
+    let learners = learners(meant.iter().copied());
     Removal::Take(Change::Remove { voters, learners }, **counts)
 }
 

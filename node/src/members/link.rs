@@ -10,6 +10,7 @@ use spine_proto::internal::v1::{
 use tokio::time::timeout;
 use tonic::{Response, Status, transport::Channel};
 
+use super::decide::Wish;
 use crate::{
     limits::MEMBERSHIP_BYTES_MAX,
     peer::{Lane, Links},
@@ -41,7 +42,7 @@ pub enum Removed {
     Unknown,
     /// It would be unsafe: cause and remedy.
     Refused(String),
-    /// Not at this moment.
+    /// Not at this moment: nothing was done.
     NotNow(String),
 }
 
@@ -115,17 +116,20 @@ pub(super) fn joined_message(joined: Joined) -> proto::JoinResponse {
 }
 
 /// Asks the leader to remove a server, in the name of the server `identity` in this start.
+///
+/// # Errors
+/// Why it is not known whether that was done, in a few words.
 pub(super) async fn remove(
     links: &Links,
     (identity, boot_number): (Identity, u64),
     leader: &Leader,
-    name: &str,
-    forced: bool,
+    wish: &Wish,
 ) -> Result<Removed, String> {
     let request = proto::RemoveRequest {
         header: Some(header(identity, boot_number, leader.id)),
-        name: name.to_owned(),
-        force: forced,
+        name: wish.name.clone(),
+        force: wish.forced,
+        node_ids: wish.nodes.iter().copied().collect(),
     };
     let answer = ask(links, &leader.peer_address, async |mut client| {
         client.remove(request).await

@@ -76,7 +76,7 @@ pub async fn run(consensus: Arc<Consensus>, members: Arc<Members>, identity: Ide
             Next::Remove => {}
         }
         let deadline = Instant::now() + REMOVED_WITHIN;
-        match members.remove(&replaced.name, false, deadline).await {
+        match members.remove_one(&replaced.name, replaced.node, deadline).await {
             Ok(_) => {
                 tracing::info!(server = replaced.name, "this server has taken its place");
                 return;

@@ -9,10 +9,7 @@ use spine_proto::internal::v1::{
 use tokio::{runtime::Handle, task::JoinSet};
 use tonic::{Request, Response, Status};
 
-use super::{
-    changes::Members,
-    link::{self, Removed},
-};
+use super::{changes::Members, decide::Wish, link};
 use crate::{
     limits::MEMBERSHIP_BYTES_MAX,
     raft::{Gate, admit, identity::Identity},
@@ -60,12 +57,17 @@ impl Answering for Service {
         &self,
         request: Request<proto::RemoveRequest>,
     ) -> Result<Response<proto::RemoveResponse>, Status> {
-        let proto::RemoveRequest { header, name, force } = request.into_inner();
-        admit(self.identity, &*self.gate, header.as_ref())?;
+        let request = request.into_inner();
+        admit(self.identity, &*self.gate, request.header.as_ref())?;
+        let wish = Wish {
+            name: request.name,
+            nodes: request.node_ids.into_iter().collect(),
+            forced: request.force,
+        };
         let members = self.members.clone();
         self.here(async move {
-            let removed: Removed = members.remove_here(&name, force).await;
-            Ok(link::removed_message(removed))
+            let removed = members.remove_here(&wish).await;
+            removed.map(link::removed_message).map_err(Status::unavailable)
         })
         .await
     }

@@ -49,9 +49,22 @@ fn three(second: Option<Duration>, third: Option<Duration>) -> Composition {
     ])
 }
 
+/// The wish to remove these directories of the name; none: whoever has it.
+fn wish(name: &str, nodes: &[u64]) -> Wish {
+    Wish {
+        name: name.to_owned(),
+        nodes: nodes.iter().copied().collect(),
+        forced: false,
+    }
+}
+
 /// What becomes of a wish that is an election timeout old.
 fn removal(seen: &Composition, name: &str, forced: bool) -> Removal {
-    super::removal(seen, name, forced, ELECTION_TIMEOUT)
+    let wish = Wish {
+        forced,
+        ..wish(name, &[])
+    };
+    super::removal(seen, &wish, ELECTION_TIMEOUT)
 }
 
 #[test]
@@ -224,7 +237,7 @@ fn a_server_goes_if_those_who_remain_can_go_on() {
 #[test]
 fn who_answered_before_the_wish_may_be_dead_and_does_not_count() {
     let cluster = three(NOW, NOW);
-    let wished = |ago| super::removal(&cluster, "c", false, Duration::from_millis(ago));
+    let wished = |ago| super::removal(&cluster, &wish("c", &[]), Duration::from_millis(ago));
     assert!(matches!(wished(79), Removal::Refused(why) if why.contains("until b is back")));
     assert!(matches!(wished(80), Removal::Take(..)));
 }
@@ -259,4 +272,29 @@ fn one_that_learns_goes_without_a_question_and_with_the_one_whose_place_it_was_t
         learners: BTreeSet::from([9]),
     };
     assert_eq!(removal(&cluster, "c", false), Removal::Take(both, 3));
+}
+
+#[test]
+fn a_wish_that_is_repeated_does_not_mean_who_came_later_under_the_name() {
+    let wished =
+        |seen: &Composition, nodes: &[u64]| super::removal(seen, &wish("c", nodes), ELECTION_TIMEOUT);
+    let voter_alone = Change::Remove {
+        voters: BTreeSet::from([3]),
+        learners: BTreeSet::new(),
+    };
+    // It comes before the other has gone.
+    let mut cluster = three(NOW, LONG_AGO);
+    cluster.members.insert(9, learner("c", 0));
+    assert_eq!(wished(&cluster, &[3]), Removal::Take(voter_alone, 3));
+    // And after: first it learns, then it votes.
+    cluster.members.remove(&3);
+    assert_eq!(wished(&cluster, &[3]), Removal::Unknown);
+    cluster.members.insert(9, voter("c", NOW));
+    assert_eq!(wished(&cluster, &[3]), Removal::Unknown);
+    assert!(matches!(wished(&cluster, &[3, 9]), Removal::Take(_, 9)));
+    // An id alone means nobody.
+    assert_eq!(
+        super::removal(&cluster, &wish("b", &[9]), ELECTION_TIMEOUT),
+        Removal::Unknown
+    );
 }
