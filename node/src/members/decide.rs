@@ -60,12 +60,13 @@ pub fn admission(seen: &Composition, node: u64, peer: &Peer) -> Admission {
             peer.address, other.peer.name
         ));
     }
-    let replaces_voter = named.iter().any(|(_, member)| member.votes);
-    if !replaces_voter && seen.voters().count() >= limits::VOTERS_MAX {
+    // Each name comes to one vote: who has the name of another takes its place.
+    let votes: BTreeSet<&str> = seen.members.values().map(|member| &*member.peer.name).collect();
+    if named.is_empty() && votes.len() >= limits::VOTERS_MAX {
         return Admission::Refused(format!(
-            "the cluster has {} voters, and more would make it slower and not safer; remove one first (`spine members \
-             remove`)",
-            limits::VOTERS_MAX
+            "the cluster has {} servers that vote or are about to, and more would make it slower and not safer; remove one \
+             first (`spine members remove`)",
+            votes.len()
         ));
     }
     let instead_of: BTreeSet<u64> = learners(named.iter().copied());
@@ -80,7 +81,6 @@ pub fn admission(seen: &Composition, node: u64, peer: &Peer) -> Admission {
     })
 }
 
-/// What becomes of a wish to remove a server.
 /// The wish that a server be a member no longer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
@@ -99,6 +99,7 @@ impl Wish {
     }
 }
 
+/// What becomes of a wish to remove a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Removal {
     /// There is no such server.
@@ -209,7 +210,9 @@ fn promotion(seen: &Composition, committed: u64) -> Option<Change> {
         let others: Vec<_> = others.collect();
         // One that came back meanwhile keeps its place.
         let free = !others.iter().any(|(id, member)| seen.hears(**id, member));
-        (there && free).then(|| Change::Promote {
+        // Earlier releases took more in than may vote: these go on learning.
+        let room = !others.is_empty() || seen.voters().count() < limits::VOTERS_MAX;
+        (there && free && room).then(|| Change::Promote {
             node: *id,
             instead_of: others.iter().map(|(id, _)| **id).collect(),
         })

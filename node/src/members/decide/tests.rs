@@ -157,6 +157,33 @@ fn there_is_a_bound_on_voters_and_on_those_who_learn() {
 }
 
 #[test]
+fn no_more_are_taken_in_than_may_vote() {
+    let names = (1..).map(|number| format!("n{number}"));
+    let ids = 1..limits::VOTERS_MAX as u64;
+    let mut cluster = seen(ids.zip(names).map(|(id, name)| (id, voter(&name, NOW))));
+    assert!(matches!(admission(&cluster, 77, &peer("x")), Admission::Take(_)));
+    cluster.members.insert(77, learner("x", 100));
+    assert!(matches!(
+        admission(&cluster, 78, &peer("y")),
+        Admission::Refused(_)
+    ));
+    // One that was wiped takes a place that there is.
+    cluster.members.insert(2, voter("n2", LONG_AGO));
+    assert!(matches!(admission(&cluster, 79, &peer("n2")), Admission::Take(_)));
+    // An earlier release took in more: they don't vote, but for the one that takes a place.
+    cluster.members.insert(77, voter("x", NOW));
+    cluster.members.insert(78, learner("y", 100));
+    let mut steward = Steward { committed: Some(100) };
+    assert_eq!(steward.next(&cluster), None);
+    cluster.members.insert(79, learner("n2", 100));
+    let promote = Change::Promote {
+        node: 79,
+        instead_of: BTreeSet::from([2]),
+    };
+    assert_eq!(steward.next(&cluster), Some(promote));
+}
+
+#[test]
 fn a_learner_votes_once_it_has_all_that_was_committed_at_the_last_look() {
     let mut cluster = three(NOW, NOW);
     cluster.members.insert(4, learner("d", 40));
