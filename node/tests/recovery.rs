@@ -4,7 +4,9 @@
 
 use std::{collections::BTreeMap, path::Path, sync::mpsc, time::Duration};
 
-use spine_core::{Command, Entry, Guard, Index, Put, Repeat, Request, Revision, Time, WallTime, codec};
+use spine_core::{
+    Command, Entry, Guard, Index, Put, RULES_KNOWN, Repeat, Request, Revision, Time, WallTime, codec,
+};
 use spine_node::{
     raft::{
         Peer,
@@ -205,6 +207,36 @@ fn all_of_its_log_goes_on_in_another_cluster() {
     // It has no need to be recovered again.
     let alone = recovery::judge(&remains.survey(), &[]).unwrap_err();
     assert!(matches!(alone, recovery::Unsafe::Blank { .. }), "{alone}");
+}
+
+/// What the newest rules made of the entries behind them isn't known here: the data would go on as others than they were.
+#[test]
+fn a_log_that_a_newer_release_wrote_is_left_to_that() {
+    let (remains, old) = stopped();
+    let opened = remains.opened();
+    let raise = Entry {
+        time: Time(ENTRIES + 1),
+        wall: WallTime(0),
+        requests: vec![Request::internal(Command::RulesRaise(RULES_KNOWN + 1))],
+    };
+    let raise = LogEntry {
+        payload: codec::encode_entry(&raise).into(),
+        ..entry(ENTRIES + 1)
+    };
+    submit(&*opened.log, Write::Append(vec![raise, entry(ENTRIES + 2)]));
+    opened.log.close().unwrap();
+    drop(opened);
+    let world = remains.world();
+    let refused = recovery::survey(&world, Path::new(DIR), options())
+        .map(drop)
+        .unwrap_err();
+    assert!(refused.is_refusal(), "{refused}");
+    let said = refused.to_string();
+    assert!(
+        said.contains("raises the rules to") && said.contains("take the release"),
+        "{said}"
+    );
+    assert_eq!(remains.opened().identity, old, "nothing was changed");
 }
 
 #[test]

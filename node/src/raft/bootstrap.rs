@@ -199,6 +199,9 @@ pub enum StartError {
         /// Where the log begins.
         purged: u64,
     },
+    /// This release can't apply what is in the log: which entry, why, and what to do.
+    #[error("{0}")]
+    Entry(String),
     /// The log can't be opened.
     #[error("opening the log: {0}")]
     Log(#[from] LogError),
@@ -243,7 +246,8 @@ impl StartError {
             | Self::Founders(_)
             | Self::Refused(_)
             | Self::OldDisk(_)
-            | Self::Gap { .. } => true,
+            | Self::Gap { .. }
+            | Self::Entry(_) => true,
             Self::Log(error) => matches!(error, LogError::OtherEngine { .. }),
             Self::InUse(_) | Self::Checkpoint(_) | Self::Io { .. } | Self::Raft(_) => false,
         }

@@ -27,7 +27,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use spine_core::{State, WallTime, codec};
+use spine_core::{State, WallTime};
 
 pub use self::{
     judge::{Loss, Unsafe, judge},
@@ -39,7 +39,7 @@ use super::{
     identity::{self, ClusterId, Identity},
     recall::Recall,
     roster::{Roster, Rosters, Seat},
-    state_machine::Applied,
+    state_machine::{Applied, understood},
     types::{Membership, Peer, StoredMembership},
     wire,
 };
@@ -260,13 +260,10 @@ fn replay(loaded: &Loaded, log: &dyn LogStore) -> Result<(State, Option<WallTime
         };
         next = read + 1;
         for entry in entries {
-            let index = entry.position.index;
             let Some(payload) = wire::commands_in(&entry) else {
                 continue;
             };
-            let entry = codec::decode_entry(payload).map_err(|error| {
-                StartError::Raft(format!("the log entry at {index} can't be applied: {error}"))
-            })?;
+            let entry = understood(payload, entry.position.index).map_err(StartError::Entry)?;
             wall = Some(entry.wall);
             state.apply(&entry);
         }

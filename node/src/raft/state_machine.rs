@@ -5,7 +5,7 @@
 //! publishes the new state with its events to the hub, and only then answers, so that whoever has an answer finds the
 //! state that belongs to it.
 
-use std::{io, mem, sync::Arc};
+use std::{fmt, io, mem, sync::Arc};
 
 use futures::{Stream, StreamExt};
 use openraft::{
@@ -14,7 +14,7 @@ use openraft::{
     type_config::alias::SnapshotOf,
 };
 use spine_api::hub::Hub;
-use spine_core::{Event, RULES_KNOWN, State, codec};
+use spine_core::{Entry, Event, RULES_KNOWN, State, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -268,24 +268,31 @@ fn apply(next: &mut Applied, entry: LogEntry, events: &mut Vec<Event>) -> io::Re
             Ok(Response::default())
         }
         EntryPayload::Normal(payload) => {
-            let impossible = |why: String| {
-                let text = format!("the log entry at {} can't be applied: {why}", entry.log_id);
-                io::Error::other(text)
-            };
-            let decoded = codec::decode_entry(&payload.0).map_err(|error| {
-                impossible(format!(
-                    "{error}; if this server ran a newer release before, start that again"
-                ))
-            })?;
-            if let Some(rules) = decoded.unknown_rules() {
-                return Err(impossible(format!(
-                    "it raises the rules to {rules}, and this release knows up to {RULES_KNOWN}: start this server with the \
-                     release that the others run"
-                )));
-            }
-            let batch = next.state.apply(&decoded);
+            let entry = understood(&payload.0, entry.log_id).map_err(io::Error::other)?;
+            let batch = next.state.apply(&entry);
             events.extend(batch.events);
             Ok(Response(batch.applied))
         }
+    }
+}
+
+/// The entry of these bytes, which stands at `position` of the log. Whoever applies entries asks here first: one that this
+/// release doesn't know would lead its state another way than that of the others.
+///
+/// # Errors
+/// Why it can't be applied, and what to do.
+pub(super) fn understood(payload: &[u8], position: impl fmt::Display) -> Result<Entry, String> {
+    let impossible = |why: String| format!("the log entry at {position} can't be applied: {why}");
+    let entry = codec::decode_entry(payload).map_err(|error| {
+        impossible(format!(
+            "{error}; if this server ran a newer release before, take that again"
+        ))
+    })?;
+    match entry.unknown_rules() {
+        Some(rules) => Err(impossible(format!(
+            "it raises the rules to {rules}, and this release knows up to {RULES_KNOWN}: take the release that the servers of \
+             this cluster run"
+        ))),
+        None => Ok(entry),
     }
 }
