@@ -3,8 +3,9 @@
 mod support;
 
 use std::{
-    io,
+    fs, io,
     net::SocketAddr,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::{
         Arc,
@@ -18,6 +19,7 @@ use async_trait::async_trait;
 use spine_api::AdminCommand;
 use spine_node::{
     World,
+    raft::bootstrap::StartError,
     storage::checkpoint::{CheckpointError, Chunk, Engine, Generation, Header, Loaded, Verifier},
     world::net::{Listener, Net, Stream},
 };
@@ -218,6 +220,58 @@ async fn a_state_that_is_durable_and_not_installed_is_begun_with() {
     cluster.until_equal(&[0, 1, 2]).await;
     assert_eq!(cluster.installed(away), 0, "entries were enough");
     cluster.stop().await;
+}
+
+/// The log before a state that was sent has been let go, so the checkpoint before that can't be gone on from. Without the
+/// newest one the server is refused: what it lacks is with the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_whose_only_checkpoint_is_damaged_is_refused_and_gets_the_state_anew() {
+    let mut cluster = Cluster::start_with(|settings| settings.log_kept_for_members = 0).await;
+    let (_, away) = leave_behind(&mut cluster).await;
+    cluster.revive(away).await;
+    cluster.until_state(away, 15 << 20).await;
+    cluster.until_equal(&[0, 1, 2]).await;
+    assert_eq!(cluster.installed(away), 1);
+    cluster.halt(away).await;
+    rot(&newest_checkpoint(cluster.directory(away)));
+
+    let refused = cluster.try_revive(away).await.unwrap_err();
+    assert!(matches!(refused, StartError::Gap { .. }), "{refused}");
+    assert!(refused.is_refusal());
+    let said = refused.to_string();
+    for part in ["is damaged", "what lies between is gone", "spine join"] {
+        assert!(said.contains(part), "{part:?} is missing: {said}");
+    }
+    cluster.wipe(away);
+    cluster.revive(away).await;
+    cluster.until_state(away, 15 << 20).await;
+    let names: Vec<_> = (0..3).map(|number| format!("n{number}")).collect();
+    cluster.until_voters(&names).await;
+    cluster.until_equal(&[0, 1, 2]).await;
+    cluster.stop().await;
+}
+
+/// Where a node has its newest checkpoint.
+fn newest_checkpoint(directory: &Path) -> PathBuf {
+    let entries = fs::read_dir(directory.join("checkpoint")).expect("it has checkpoints");
+    let generations = entries
+        .map(|entry| entry.expect("a directory can be read").path())
+        .filter(|path| path.is_dir());
+    generations.max().expect("there is one")
+}
+
+/// Flips a bit in each block of what is below.
+fn rot(directory: &Path) {
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("it can be read").path();
+        if path.is_dir() {
+            rot(&path);
+            continue;
+        }
+        let mut bytes = fs::read(&path).expect("a file");
+        bytes.iter_mut().step_by(512).for_each(|byte| *byte ^= 0x20);
+        fs::write(&path, bytes).expect("it can be written");
+    }
 }
 
 /// Holds a checkpoint up that is written already.

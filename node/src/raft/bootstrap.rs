@@ -186,9 +186,10 @@ pub enum StartError {
     /// Another server knows better what was on this disk.
     #[error(transparent)]
     OldDisk(#[from] OldDisk),
-    /// The log begins after the checkpoint ends.
+    /// The log begins after the checkpoint ends. So it is where the newest checkpoint is damaged and is that of a state which
+    /// another server sent, for the log before that one has been let go.
     #[error(
-        "{}: the newest checkpoint that can be loaded ends at log position {checkpoint}, and the log begins after \
+        "{}: {passed_over}the newest checkpoint that can be loaded ends at log position {checkpoint}, and the log begins after \
          {purged}: what lies between is gone; {SAFE_WAY}", .directory.display()
     )]
     Gap {
@@ -198,6 +199,8 @@ pub enum StartError {
         checkpoint: String,
         /// Where the log begins.
         purged: u64,
+        /// Newer checkpoints, and what is wrong with each.
+        passed_over: String,
     },
     /// This release can't apply what is in the log: which entry, why, and what to do.
     #[error("{0}")]
@@ -611,10 +614,16 @@ fn agree(loaded: &Loaded, log: &dyn LogStore, directory: &Path) -> Result<(), St
         let checkpoint = position
             .index()
             .map_or_else(|| "none".to_owned(), |index| index.to_string());
+        let mut passed_over = String::new();
+        for (_, why) in &loaded.passed_over {
+            passed_over.push_str(why);
+            passed_over.push_str("; ");
+        }
         return Err(StartError::Gap {
             directory,
             checkpoint,
             purged: purged.index,
+            passed_over,
         });
     }
     Ok(())
