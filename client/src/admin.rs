@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tonic::{Streaming, transport::Channel};
 
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, Kind, Result, broken_off},
     pool::{Caller, MESSAGE_BYTES_MAX},
 };
 
@@ -80,13 +80,15 @@ impl SnapshotStream {
         let message = timeout(SILENCE_MAX, self.parts.message())
             .await
             .map_err(|_| silent())?;
-        let message = message.map_err(|status| broken(status.message()))?;
+        let message = message.map_err(|status| broken_off(BROKEN_OFF, &status))?;
         message
             .and_then(|message| message.part)
             .ok_or_else(|| broken("it ends before its end"))
     }
 }
 
+const BROKEN_OFF: &str = "the snapshot broke off";
+
 fn broken(why: &str) -> Error {
-    Error::BrokenOff(format!("the snapshot broke off: {why}"))
+    Error::BrokenOff(format!("{BROKEN_OFF}: {why}").into())
 }

@@ -1,6 +1,6 @@
 //! Errors, by what the caller can do about them.
 
-use std::error::Error as _;
+use std::{error::Error as StdError, fmt, sync::Arc};
 
 use tonic::{Code, ConnectError, Status};
 
@@ -8,44 +8,131 @@ use tonic::{Code, ConnectError, Status};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call has no answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+///
+/// What it displays is whole, one line for people. Its [`source`](StdError::source) is for programs: where a call failed by
+/// gRPC, the [`Status`] with its code and metadata, and below that what the transport says, down to the error of the operating
+/// system.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
     /// The cluster's rules refuse the request; nothing was written. Change the request, as the refusal says.
-    #[error("{0}")]
     Refused(Refusal),
     /// The write was proposed, and no answer came: it may have taken effect, or may yet. Read before trying again.
-    #[error("outcome unknown: {0}")]
-    Unknown(String),
+    Unknown(Reason),
     /// No leader was found before the deadline; nothing was written. Most likely most servers are down or apart.
-    #[error("no cluster leader")]
     NoLeader,
     /// The server could not confirm a read before the deadline. Try again, or read stale.
-    #[error("{0}")]
-    Deadline(String),
+    Deadline(Reason),
     /// Too much is waiting at the servers; nothing was written. Try again later.
-    #[error("{0}")]
-    Overloaded(String),
+    Overloaded(Reason),
     /// No server could be reached before the deadline; nothing was written.
-    #[error("no server answers: {0}")]
-    Unreachable(String),
+    Unreachable(Reason),
     /// A stream ended before its end; nothing was written. Begin it again.
-    #[error("{0}")]
-    BrokenOff(String),
+    BrokenOff(Reason),
     /// A watch can't go on: what happened behind its index is no longer kept. Read the present state, and watch from
     /// its `applied_index`.
-    #[error("changes before index {oldest} are no longer kept")]
     Compacted {
         /// The oldest index that is kept.
         oldest: u64,
     },
     /// The lease that a lock or a leadership hangs on is lost, and they with it.
-    #[error("the lease was lost")]
     LeaseLost,
     /// The client was built with something that can't be.
-    #[error("{0}")]
     Config(String),
 }
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Unknown(reason) => write!(f, "outcome unknown: {reason}"),
+            Self::NoLeader => f.write_str("no cluster leader"),
+            Self::Unreachable(reason) => write!(f, "no server answers: {reason}"),
+            Self::Deadline(reason) | Self::Overloaded(reason) | Self::BrokenOff(reason) => reason.fmt(f),
+            Self::Compacted { oldest } => write!(f, "changes before index {oldest} are no longer kept"),
+            Self::LeaseLost => f.write_str("the lease was lost"),
+            Self::Config(what) => f.write_str(what),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Unknown(reason)
+            | Self::Deadline(reason)
+            | Self::Overloaded(reason)
+            | Self::Unreachable(reason)
+            | Self::BrokenOff(reason) => reason.status().map(|status| status as _),
+            Self::Refused(_)
+            | Self::NoLeader
+            | Self::Compacted { .. }
+            | Self::LeaseLost
+            | Self::Config(_) => None,
+        }
+    }
+}
+
+/// What went wrong, in words, and the gRPC status that says so, if there is one. Two of the same words are equal.
+#[derive(Clone)]
+pub struct Reason {
+    words: Arc<str>,
+    status: Option<Arc<Status>>,
+}
+
+impl Reason {
+    fn of(status: &Status, words: impl Into<Arc<str>>) -> Self {
+        Self {
+            words: words.into(),
+            status: Some(Arc::new(status.clone())),
+        }
+    }
+
+    /// What the server said, no more.
+    fn said(status: &Status) -> Self {
+        Self::of(status, status.message())
+    }
+
+    /// The words.
+    pub fn as_str(&self) -> &str {
+        &self.words
+    }
+
+    /// How the call ended; `None` where nothing came back.
+    pub fn status(&self) -> Option<&Status> {
+        self.status.as_deref()
+    }
+}
+
+impl<T: Into<Arc<str>>> From<T> for Reason {
+    fn from(words: T) -> Self {
+        Self {
+            words: words.into(),
+            status: None,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+/// The words alone: a status has pages to say, and is there for who asks.
+impl fmt::Debug for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.words.fmt(f)
+    }
+}
+
+impl PartialEq for Reason {
+    fn eq(&self, other: &Self) -> bool {
+        self.words == other.words
+    }
+}
+
+impl Eq for Reason {}
 
 /// Why the cluster's rules refuse a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,7 +163,10 @@ impl Error {
             (_, None) => self,
             (Self::Refused(refusal), Some(_)) if OUTCOMES.contains(&refusal.code.as_str()) => self,
             (Self::Unknown(_), Some(doubt)) => doubt,
-            (_, Some(Self::Unknown(doubt))) => Self::Unknown(format!("{doubt}; then it was refused: {self}")),
+            (_, Some(Self::Unknown(doubt))) => Self::Unknown(Reason {
+                words: format!("{doubt}; then it was refused: {self}").into(),
+                ..doubt
+            }),
             (_, Some(doubt)) => doubt,
         }
     }
@@ -135,17 +225,16 @@ impl Failure {
         Self { error, next }
     }
 
-    fn doubt(message: &str) -> Self {
-        let message = message.strip_prefix("outcome unknown: ").unwrap_or(message);
+    fn doubt(reason: Reason) -> Self {
         Self {
-            error: Error::Unknown(message.to_owned()),
+            error: Error::Unknown(reason),
             next: Next::Doubt,
         }
     }
 
-    fn session_gone(message: String) -> Self {
+    fn session_gone(reason: Reason) -> Self {
         Self {
-            error: Error::Unknown(message),
+            error: Error::Unknown(reason),
             next: Next::SessionGone,
         }
     }
@@ -163,39 +252,42 @@ impl Failure {
 
     /// Nothing came back in time.
     pub(crate) fn silence(kind: Kind, server: &str) -> Self {
-        Self::lost(kind, format!("{server} did not answer in time"))
+        Self::lost(kind, format!("{server} did not answer in time").into())
     }
 
     /// The request may have arrived, and the answer did not.
-    fn lost(kind: Kind, message: String) -> Self {
+    fn lost(kind: Kind, reason: Reason) -> Self {
         match kind {
-            Kind::Read => Self::again(Error::Unreachable(message)),
-            Kind::Write => Self::doubt(&message),
+            Kind::Read => Self::again(Error::Unreachable(reason)),
+            Kind::Write => Self::doubt(reason),
         }
     }
 
     pub(crate) fn of(status: &Status, kind: Kind, server: &str) -> Self {
-        let message = status.message().to_owned();
+        let said = Reason::said;
         match text(status, "spine-code") {
-            Some("unknown_session") => Self::session_gone(message),
-            Some("answered_before") => Self::stop(Error::Unknown(message)),
-            Some(_) if text(status, "spine-outcome") == Some("unknown") => Self::doubt(&message),
-            Some("no_leader") => Self::again(Error::NoLeader),
-            Some("overloaded") => Self::again(Error::Overloaded(message)),
-            Some("shutting_down" | "not_ready") => {
-                Self::again(Error::Unreachable(format!("{server}: {message}")))
+            Some("unknown_session") => Self::session_gone(said(status)),
+            Some("answered_before") => Self::stop(Error::Unknown(said(status))),
+            Some(_) if text(status, "spine-outcome") == Some("unknown") => {
+                let words = status.message();
+                let words = words.strip_prefix("outcome unknown: ").unwrap_or(words);
+                Self::doubt(Reason::of(status, words))
             }
+            Some("no_leader") => Self::again(Error::NoLeader),
+            Some("overloaded") => Self::again(Error::Overloaded(said(status))),
+            Some("shutting_down" | "not_ready") => Self::again(Error::Unreachable(said_by(server, status))),
             // That server did not get there; another one may be further.
-            Some("deadline") => Self::again(Error::Deadline(message)),
-            Some(code) => Self::stop(refused(status, code, message)),
-            None => Self::without_rules(status, kind, server, message),
+            Some("deadline") => Self::again(Error::Deadline(said(status))),
+            Some(code) => Self::stop(refused(status, code)),
+            None => Self::without_rules(status, kind, server),
         }
     }
 
     /// A status that the server's rules did not write: the connection broke, or the message never reached them.
-    fn without_rules(status: &Status, kind: Kind, server: &str, message: String) -> Self {
+    fn without_rules(status: &Status, kind: Kind, server: &str) -> Self {
         if was_not_sent(status) {
-            return Self::again(Error::Unreachable(format!("{server}: {}", innermost(status))));
+            let words = format!("{server}: {}", innermost(status));
+            return Self::again(Error::Unreachable(Reason::of(status, words)));
         }
         match status.code() {
             Code::InvalidArgument
@@ -208,7 +300,7 @@ impl Failure {
             | Code::Unimplemented
             | Code::Unauthenticated => {
                 let code = format!("{:?}", status.code()).to_lowercase();
-                Self::stop(refused(status, &code, message))
+                Self::stop(refused(status, &code))
             }
             Code::Ok
             | Code::Cancelled
@@ -217,19 +309,28 @@ impl Failure {
             | Code::Aborted
             | Code::Internal
             | Code::Unavailable
-            | Code::DataLoss => Self::lost(kind, format!("{server}: {message}")),
+            | Code::DataLoss => Self::lost(kind, said_by(server, status)),
         }
     }
 }
 
-fn refused(status: &Status, code: &str, message: String) -> Error {
+fn said_by(server: &str, status: &Status) -> Reason {
+    Reason::of(status, format!("{server}: {}", status.message()))
+}
+
+/// A stream that has no use before its end was cut off.
+pub(crate) fn broken_off(what: &str, status: &Status) -> Error {
+    Error::BrokenOff(Reason::of(status, format!("{what}: {}", status.message())))
+}
+
+fn refused(status: &Status, code: &str) -> Error {
     let oldest = text(status, "spine-oldest-index").and_then(|index| index.parse().ok());
     if let Some(oldest) = oldest {
         return Error::Compacted { oldest };
     }
     Error::Refused(Refusal {
         code: code.to_owned(),
-        message,
+        message: status.message().to_owned(),
         remedy: text(status, "spine-remedy").unwrap_or_default().to_owned(),
         retry: text(status, "spine-retry") == Some("true"),
         not_found: status.code() == Code::NotFound,
@@ -241,7 +342,7 @@ fn text<'a>(status: &'a Status, key: &str) -> Option<&'a str> {
 }
 
 fn was_not_sent(status: &Status) -> bool {
-    causes(status).any(<dyn std::error::Error>::is::<ConnectError>)
+    causes(status).any(<dyn StdError>::is::<ConnectError>)
 }
 
 /// The cause that says most: that of the operating system.
@@ -251,6 +352,6 @@ fn innermost(status: &Status) -> String {
         .map_or_else(|| status.message().to_owned(), ToString::to_string)
 }
 
-fn causes(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn StdError + 'static)> {
     std::iter::successors(status.source(), |cause| (*cause).source())
 }

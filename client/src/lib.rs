@@ -37,7 +37,7 @@ use self::pool::{Caller, Pool, Settings};
 pub use self::{
     admin::{Admin, SnapshotStream},
     catalog::Catalog,
-    error::{Error, Refusal, Result},
+    error::{Error, Reason, Refusal, Result},
     health::{CheckScope, Health},
     kv::{Guard, KeyRange, Kv, Scan},
     lease::{Lease, LeaseId, LeaseLost, Leases},

@@ -1,17 +1,17 @@
 //! Locks and elections: who waits is in order, who holds has a fencing number.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, stream};
 use spine_proto::v1;
-use tokio::time::{sleep, timeout};
-use tonic::{Request, Streaming};
+use tokio::time::{timeout, timeout_at};
+use tonic::{Request, Status, Streaming};
 
 use crate::{
     error::{Error, Failure, Kind, Next, Result},
     lease::{Lease, LeaseLost},
-    pool::{Caller, jittered, longer},
+    pool::{Caller, Turns},
     seat::{Of, Seat, elections, locks},
 };
 
@@ -68,7 +68,7 @@ impl Lock {
     pub async fn acquire(self) -> Result<LockGuard> {
         let name = String::from_utf8_lossy(&self.name).into_owned();
         let guard = self.take().await?;
-        guard.ok_or_else(|| Error::Deadline(format!("the lock {name:?} is held by others")))
+        guard.ok_or_else(|| Error::Deadline(format!("the lock {name:?} is held by others").into()))
     }
 
     /// Takes the lock if it is free.
@@ -179,7 +179,7 @@ impl Election {
         let mut seat = Seat::new(caller, Of::Election, name, lease, ttl).await?;
         match seat.wait(&value.into(), wait).await? {
             Some(fence) => Ok(Leadership { seat, fence }),
-            None => Err(Error::Deadline(format!("others lead {shown:?}"))),
+            None => Err(Error::Deadline(format!("others lead {shown:?}").into())),
         }
     }
 
@@ -196,11 +196,10 @@ impl Election {
     /// Tells who leads, and then each change. If its server goes away it goes on at another one.
     pub fn observe(&self) -> Observer {
         Observer {
-            server: self.lock.caller.pool.preferred(),
+            turns: Turns::new(self.lock.caller.pool.clone()),
             caller: self.lock.caller.clone(),
             name: self.lock.name.clone(),
             told: None,
-            pause: None,
             open: None,
         }
     }
@@ -267,10 +266,10 @@ pub struct Observer {
     name: Bytes,
     /// What was told last.
     told: Option<v1::LeaderResponse>,
-    /// The place of the server that is asked.
-    server: usize,
-    pause: Option<Duration>,
-    open: Option<Streaming<v1::LeaderResponse>>,
+    /// Whose turn it is to tell.
+    turns: Turns,
+    /// The stream, and the address of its server.
+    open: Option<(Streaming<v1::LeaderResponse>, Arc<str>)>,
 }
 
 impl Observer {
@@ -284,13 +283,7 @@ impl Observer {
             match self.step().await {
                 Ok(Some(told)) => return Ok(told.leader),
                 Ok(None) => {}
-                Err(failure) if failure.next == Next::Again => {
-                    self.open = None;
-                    self.server += 1;
-                    let pause = longer(self.pause);
-                    self.pause = Some(pause);
-                    sleep(jittered(pause)).await;
-                }
+                Err(failure) if failure.next == Next::Again => self.turns.pause().await,
                 Err(failure) => return Err(failure.error),
             }
         }
@@ -307,33 +300,64 @@ impl Observer {
         })
     }
 
-    /// Reads one message, opening a stream first if there is none; `None` if it says what was told before.
+    /// Hears one message; `None` if it says what was told before.
     async fn step(&mut self) -> Result<Option<v1::LeaderResponse>, Failure> {
-        let (channel, server) = self.caller.pool.server(self.server);
-        let Some(open) = &mut self.open else {
-            let mut request = Request::new(v1::ObserveRequest {
-                name: self.name.clone(),
-            });
-            self.caller.pool.authorize(&mut request);
-            let mut client = elections(channel);
-            let opening = client.observe(request);
-            let open = match timeout(self.caller.pool.deadline(), opening).await {
-                Ok(Ok(open)) => open.into_inner(),
-                Ok(Err(status)) => return Err(Failure::of(&status, Kind::Read, &server)),
-                Err(_) => return Err(Failure::silence(Kind::Read, &server)),
-            };
-            self.open = Some(open);
-            return Ok(None);
-        };
-        match timeout(SILENCE_MAX, open.message()).await {
-            Ok(Ok(Some(message))) => {
-                self.pause = None;
+        match self.hear().await {
+            Ok(message) => {
                 let told = self.told.replace(message.clone());
                 let is_news = told.is_none_or(|told| told.leader != message.leader);
                 Ok(is_news.then_some(message))
             }
-            Ok(Ok(None)) | Err(_) => Err(Failure::silence(Kind::Read, &server)),
-            Ok(Err(status)) => Err(Failure::of(&status, Kind::Read, &server)),
+            Err(failure) => {
+                self.open = None;
+                if failure.next == Next::Again {
+                    self.turns.failed();
+                }
+                Err(failure)
+            }
         }
+    }
+
+    /// The next message, of a stream that is opened if there is none.
+    async fn hear(&mut self) -> Result<v1::LeaderResponse, Failure> {
+        let Some((open, server)) = &mut self.open else {
+            return self.begin().await;
+        };
+        let heard = timeout(SILENCE_MAX, open.message()).await;
+        let heard = heard.map_err(|_| Failure::silence(Kind::Read, server))?;
+        message(heard, server)
+    }
+
+    /// Opens a stream. A server says at once who leads, so one that says nothing does not serve.
+    async fn begin(&mut self) -> Result<v1::LeaderResponse, Failure> {
+        let (channel, server, end) = self.turns.take();
+        let mut request = Request::new(v1::ObserveRequest {
+            name: self.name.clone(),
+        });
+        self.caller.pool.authorize(&mut request);
+        let mut client = elections(channel);
+        let opening = async {
+            let mut open = client.observe(request).await?.into_inner();
+            let first = open.message().await;
+            Ok((open, first))
+        };
+        let opened = timeout_at(end, opening).await;
+        let opened = opened.map_err(|_| Failure::silence(Kind::Read, &server))?;
+        let (open, first) = opened.map_err(|status: Status| Failure::of(&status, Kind::Read, &server))?;
+        let first = message(first, &server)?;
+        self.open = Some((open, server));
+        self.turns.served();
+        Ok(first)
+    }
+}
+
+fn message(
+    heard: Result<Option<v1::LeaderResponse>, Status>,
+    server: &str,
+) -> Result<v1::LeaderResponse, Failure> {
+    match heard {
+        Ok(Some(message)) => Ok(message),
+        Ok(None) => Err(Failure::silence(Kind::Read, server)),
+        Err(status) => Err(Failure::of(&status, Kind::Read, server)),
     }
 }

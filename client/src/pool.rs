@@ -16,6 +16,7 @@
 
 mod follow;
 mod servers;
+mod turns;
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -36,6 +37,7 @@ use tonic::{
 };
 
 use self::servers::{List, Servers};
+pub(crate) use self::turns::Turns;
 pub(crate) use crate::limits::MESSAGE_BYTES_MAX;
 use crate::{
     error::{Error, Failure, Kind, Next, Result},
@@ -295,7 +297,7 @@ impl Attempt {
 }
 
 /// When an attempt of a read ends that begins now, while there are so many other servers to come.
-pub(crate) fn end_of_read(until: Instant, others: usize) -> Instant {
+fn end_of_read(until: Instant, others: usize) -> Instant {
     end_of_attempt(until, others, READ_ATTEMPT_MIN)
 }
 

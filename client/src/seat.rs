@@ -21,6 +21,7 @@ use tonic::transport::Channel;
 use crate::{
     error::{Error, Kind, Result},
     lease::{Lease, Leases, Returning},
+    limits::DURATION_MAX,
     pool::{Caller, MESSAGE_BYTES_MAX, Pool, jittered, longer},
 };
 
@@ -112,6 +113,7 @@ impl Seat {
 
     /// Waits until it is the first; its fencing number, or `None` when the time is over.
     pub(crate) async fn wait(&mut self, value: &Bytes, wait: Option<Duration>) -> Result<Option<u64>> {
+        let wait = wait.map(|wait| wait.min(DURATION_MAX));
         let until = wait.map(|wait| Instant::now() + wait);
         self.enter_anew(wait).await?;
         let mut pause = None;
@@ -157,8 +159,9 @@ impl Seat {
             returned = timeout(at_most, lease.returned(name)) => returned,
         };
         let name = String::from_utf8_lossy(name);
-        let late = |_| Error::Deadline(format!("the last place in {name:?} is still on its way back"));
-        returned.map_err(late)
+        returned.map_err(|_| {
+            Error::Deadline(format!("the last place in {name:?} is still on its way back").into())
+        })
     }
 
     /// Gives it back. What is cut off here goes on in the background.

@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{Stream, stream};
 use spine_proto::v1::{self, topic::Topic as WireTopic, watch_client::WatchClient};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Request, Streaming, transport::Channel};
 
 use crate::{
     error::{Error, Failure, Kind, Next, Result},
     kv::KeyRange,
-    pool::{Caller, MESSAGE_BYTES_MAX, end_of_read, jittered, longer},
+    pool::{Caller, MESSAGE_BYTES_MAX, Turns},
 };
 
 /// Beyond the server's promise to say something, this much for the way.
@@ -116,13 +116,11 @@ impl WatchRequest {
         let Self { caller, request } = self;
         let mut stream = WatchStream {
             place: request.from_index,
-            server: caller.pool.preferred(),
+            turns: Turns::new(caller.pool.clone()),
             caller,
             request,
             told_ahead: 0,
             skip: 0,
-            failures: 0,
-            pause: None,
             open: None,
         };
         stream.begin().await?;
@@ -151,10 +149,8 @@ pub struct WatchStream {
     told_ahead: usize,
     /// Of these a new stream repeats so many.
     skip: usize,
-    /// The place of the server that is asked, and how many before it have failed.
-    server: usize,
-    failures: usize,
-    pause: Option<Duration>,
+    /// Whose turn it is to serve it.
+    turns: Turns,
     /// The stream, and the address of its server.
     open: Option<(Streaming<v1::WatchResponse>, Arc<str>)>,
 }
@@ -171,11 +167,10 @@ impl WatchStream {
     /// Those that trying again does not mend: [`Error::Compacted`], [`Error::Refused`].
     pub async fn next(&mut self) -> Result<Batch> {
         loop {
-            let until = Instant::now() + self.caller.pool.deadline();
-            match self.step(until).await {
+            match self.step(None).await {
                 Ok(Some(batch)) => return Ok(batch),
                 Ok(None) => {}
-                Err(failure) if failure.next == Next::Again => self.pause().await,
+                Err(failure) if failure.next == Next::Again => self.turns.pause().await,
                 Err(failure) => return Err(failure.error),
             }
         }
@@ -192,48 +187,43 @@ impl WatchStream {
         })
     }
 
-    /// Opens the stream for the first time, within the deadline of a call: as with one, no server gets all of that while
-    /// there are others.
+    /// Opens the stream for the first time, within the deadline of a call.
     async fn begin(&mut self) -> Result<()> {
         let pool = self.caller.pool.clone();
         let until = Instant::now() + pool.deadline();
         loop {
-            let servers = pool.servers();
-            let others = servers - 1 - self.failures % servers;
-            let Err(failure) = self.step(end_of_read(until, others)).await else {
+            let Err(failure) = self.step(Some(until)).await else {
                 return Ok(());
             };
-            let each_tried = self.failures + 1 >= servers;
-            let give_up = !pool.waits() && each_tried && matches!(failure.error, Error::Unreachable(_));
-            let is_over = Instant::now() + longer(self.pause) >= until;
+            let unreachable = matches!(failure.error, Error::Unreachable(_));
+            let give_up = !pool.waits() && self.turns.all_failed() && unreachable;
+            let is_over = Instant::now() + self.turns.next_pause() >= until;
             if failure.next != Next::Again || give_up || is_over {
                 return Err(failure.error);
             }
-            self.pause().await;
+            self.turns.pause().await;
         }
     }
 
-    /// Reads one message, or opens a stream if there is none, which is to be done by then. A stream's opening message is
-    /// not a batch.
-    async fn step(&mut self, until: Instant) -> Result<Option<Batch>, Failure> {
-        let (stepped, server) = if let Some((open, server)) = &mut self.open {
-            let server = server.clone();
+    /// Reads one message, or opens a stream if there is none, which is to be done by then at the latest. A stream's opening
+    /// message is not a batch.
+    async fn step(&mut self, until: Option<Instant>) -> Result<Option<Batch>, Failure> {
+        let stepped = if let Some((open, server)) = &mut self.open {
             let promised = Duration::from_millis(self.request.progress_interval_ms) * 2 + GRACE;
-            let stepped = match timeout(promised, open.message()).await {
+            match timeout(promised, open.message()).await {
                 Ok(Ok(Some(message))) => Ok(self.take(message)),
-                Ok(Ok(None)) | Err(_) => Err(Failure::silence(Kind::Read, &server)),
-                Ok(Err(status)) => Err(Failure::of(&status, Kind::Read, &server)),
-            };
-            (stepped, server)
+                Ok(Ok(None)) | Err(_) => Err(Failure::silence(Kind::Read, server)),
+                Ok(Err(status)) => Err(Failure::of(&status, Kind::Read, server)),
+            }
         } else {
-            let (channel, server) = self.caller.pool.server(self.server);
-            let opened = self.begin_at(channel, &server, until).await;
-            (opened.map(|()| None), server)
+            let (channel, server, end) = self.turns.take();
+            let end = until.map_or(end, |until| until.min(end));
+            self.begin_at(channel, &server, end).await.map(|()| None)
         };
         if let Err(failure) = &stepped {
             self.open = None;
             if failure.next == Next::Again {
-                self.caller.pool.failed(&server);
+                self.turns.failed();
             }
         }
         stepped
@@ -260,7 +250,7 @@ impl WatchStream {
         self.open = Some((open, server.clone()));
         self.place.get_or_insert(first.index);
         self.skip = self.told_ahead;
-        self.pause = None;
+        self.turns.served();
         Ok(())
     }
 
@@ -279,15 +269,6 @@ impl WatchStream {
         self.told_ahead += events.iter().filter(|event| event.index > index).count();
         self.place = Some(index);
         (repeated == 0 || !events.is_empty()).then_some(Batch { events, index })
-    }
-
-    /// Before it is tried at the next server.
-    async fn pause(&mut self) {
-        self.failures += 1;
-        self.server += 1;
-        let pause = longer(self.pause);
-        self.pause = Some(pause);
-        sleep(jittered(pause)).await;
     }
 }
 

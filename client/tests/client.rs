@@ -3,7 +3,11 @@
 
 mod scripted;
 
-use std::time::Duration;
+use std::{
+    error::Error as _,
+    io::{self, ErrorKind},
+    time::{Duration, Instant},
+};
 
 use scripted::{Act, Server};
 use spine_client::{Batch, Client, Error, Guard, KeyRange, Topic};
@@ -131,7 +135,7 @@ async fn nobody_there_is_told_at_once_to_those_who_do_not_wait() {
     server.stop().await;
     let error = client.kv.put("k", "v").await.unwrap_err();
     assert!(
-        matches!(&error, Error::Unreachable(text) if text.contains("refused")),
+        matches!(&error, Error::Unreachable(why) if why.as_str().contains("refused")),
         "{error:?}"
     );
     assert!(Client::connect("nowhere").is_err() && Client::connect("http://a:1").is_err());
@@ -182,7 +186,7 @@ async fn what_is_in_doubt_is_not_made_certain_by_a_refusal_elsewhere() {
         let client = Client::builder(&addresses).exactly_once(true).build().unwrap();
         let error = client.kv.put("k", "v").await.unwrap_err();
         assert!(
-            matches!(&error, Error::Unknown(text) if text.contains("it is too_large")),
+            matches!(&error, Error::Unknown(why) if why.as_str().contains("it is too_large")),
             "{error:?}"
         );
         assert!(!error.is_not_applied());
@@ -224,6 +228,70 @@ async fn a_watch_begins_elsewhere_when_a_server_hangs() {
         watched[0].0, watched[1].0,
         "the next one does not begin at the hung one"
     );
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_gets_no_more_than_its_share_of_what_follows_either() {
+    let share = Duration::from_secs(3);
+    let client_of = |first: &Server, second: &Server| {
+        let addresses = format!("{},{}", first.address, second.address);
+        Client::builder(&addresses).deadline(share * 2).build().unwrap()
+    };
+    let watching = async {
+        let acts = [Act::Tell(&[(3, &[3])]), Act::Hang, Act::Tell(&[(4, &[4])])];
+        let first = Server::start(acts).await;
+        let second = first.twin().await;
+        let client = client_of(&first, &second);
+        let watch = client.watch.topics([Topic::Everything]).after(2);
+        let mut watch = watch.start().await.unwrap();
+        assert_eq!(watch.next().await.unwrap().index, 3);
+        let began = Instant::now();
+        assert_eq!(watch.next().await.unwrap().index, 4);
+        began.elapsed()
+    };
+    let observing = async {
+        let first = Server::start([Act::Hang, Act::Answer]).await;
+        let second = first.twin().await;
+        let client = client_of(&first, &second);
+        let began = Instant::now();
+        assert_eq!(client.election("leader").observe().next().await.unwrap(), None);
+        assert_eq!(first.calls(), 2);
+        began.elapsed()
+    };
+    let (watching, observing) = tokio::join!(watching, observing);
+    for took in [watching, observing] {
+        assert!(share <= took && took < share * 2, "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_names_its_cause() {
+    let status = |error: &Error| error.source()?.downcast_ref::<tonic::Status>().cloned();
+    let gone = Server::start([]).await;
+    let impatient = Client::builder(&gone.address).wait_for_server(false);
+    let impatient = impatient.build().unwrap();
+    gone.stop().await;
+    let refused = impatient.kv.put("k", "v").await.unwrap_err();
+    let causes = std::iter::successors(refused.source(), |cause| (*cause).source());
+    let mut of_the_system = causes.filter_map(|cause| cause.downcast_ref::<io::Error>());
+    assert!(
+        of_the_system.any(|error| error.kind() == ErrorKind::ConnectionRefused),
+        "{refused:?}: {:?}",
+        refused.source()
+    );
+
+    let server = Server::start([Act::Drop, Act::Refuse("outcome_unknown")]).await;
+    let client = client(&[&server]);
+    let broken = client.kv.put("k", "v").await.unwrap_err();
+    assert_eq!(status(&broken).unwrap().code(), tonic::Code::Unavailable);
+    let unknown = client.kv.put("k", "v").await.unwrap_err();
+    let told = status(&unknown).unwrap();
+    assert_eq!(told.metadata().get("spine-code").unwrap(), "outcome_unknown");
+
+    // The rules are the cause themselves.
+    let server = Server::start([Act::Refuse("too_large")]).await;
+    let refused = self::client(&[&server]).kv.put("k", "v").await.unwrap_err();
+    assert!(refused.source().is_none());
 }
 
 #[tokio::test]

@@ -197,7 +197,7 @@ async fn write(
                 acknowledged.fetch_add(1, Ordering::AcqRel);
             }
             Err(Error::Unknown(why)) => {
-                *written.reasons.entry(why).or_default() += 1;
+                *written.reasons.entry(why.to_string()).or_default() += 1;
                 written.unknown.insert(key);
             }
             Err(_) => {

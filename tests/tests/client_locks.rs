@@ -208,6 +208,25 @@ async fn who_waits_in_vain_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_wait_without_an_end_is_none_that_panics() {
+    let served = Served::start().await;
+    let held = served
+        .client
+        .lock("job")
+        .wait(Duration::MAX)
+        .acquire()
+        .await
+        .unwrap();
+    let next = served.client.lock("job").wait(Duration::MAX);
+    let next = tokio::spawn(async move { next.acquire().await.unwrap() });
+    until("it waits", || served.local.hub().waiting() == 1).await;
+    held.release().await.unwrap();
+    soon("its turn", next).await.unwrap().release().await.unwrap();
+    let election = served.client.election("leader").wait(Duration::MAX);
+    election.campaign("n1").await.unwrap().resign().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_leader_is_elected_observed_and_followed() {
     let served = Served::start().await;
     let election = || served.client.election("leader");

@@ -1,5 +1,7 @@
 //! A server that does what its script says, call after call.
 
+mod election;
+
 use std::{
     collections::VecDeque,
     pin::Pin,
@@ -10,7 +12,7 @@ use futures::{Stream, StreamExt, stream};
 use spine_client::proto as v1;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::{Code, Request, Response, Status, transport};
-use v1::{kv_server, members_server, sessions_server, watch_server};
+use v1::{election_server, kv_server, members_server, sessions_server, watch_server};
 
 /// What to do with a call.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +70,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             let serving = transport::Server::builder()
+                .add_service(election_server::ElectionServer::new(script.clone()))
                 .add_service(kv_server::KvServer::new(script.clone()))
                 .add_service(members_server::MembersServer::new(script.clone()))
                 .add_service(sessions_server::SessionsServer::new(script.clone()))

@@ -99,7 +99,7 @@ async fn server(connection: &Connection, member: v1::Member) -> Server {
 async fn ask(connection: &Connection, address: &str) -> Result<Reached, Error> {
     if address.is_empty() {
         return Err(Error::Unreachable(
-            "it has no address for clients (--grpc-addr off)".to_owned(),
+            "it has no address for clients (--grpc-addr off)".into(),
         ));
     }
     let client = connection.client_of(address)?;

@@ -73,7 +73,7 @@ impl Lock {
         }
         let acquired = tokio::select! {
             acquired = lock.acquire() => acquired.map_err(|error| match error {
-                Error::Deadline(why) if self.wait.is_some() => Failure::GuardFailed(why),
+                Error::Deadline(why) if self.wait.is_some() => Failure::GuardFailed(why.to_string()),
                 error => error.into(),
             }),
             signal = signals.next() => Err(Failure::Command(128 + number(signal))),

@@ -98,7 +98,7 @@ async fn what_was_applied_and_not_answered_is_sent_again_and_applied_once() {
     server.forget(1);
     let error = plain.kv.put("k", "21").await.unwrap_err();
     assert!(
-        matches!(&error, Error::Unknown(text) if text.contains("the answer was lost")),
+        matches!(&error, Error::Unknown(why) if why.as_str().contains("the answer was lost")),
         "{error:?}"
     );
     assert_eq!(plain.kv.get("k").await.unwrap().unwrap().value, "21");

@@ -125,7 +125,7 @@ fn a_cluster_that_is_well_is_called_well_with_a_line_for_each_check() {
 
 #[test]
 fn a_server_that_is_down_is_named_and_so_is_what_it_costs() {
-    let down = |server: &mut Server| server.said = Err(Error::Unreachable("refused".to_owned()));
+    let down = |server: &mut Server| server.said = Err(Error::Unreachable("refused".into()));
     assert_eq!(
         found(down),
         [("members", "n2".to_owned(), Fail), all("quorum", Warn)]
@@ -181,7 +181,7 @@ fn who_learns_is_no_voter_whether_it_answers_or_not() {
         server.member.votes = Some(server.member.id != 4);
     }
     assert_eq!(wrong(&facts), []);
-    let unreachable = || Err(Error::Unreachable("refused".to_owned()));
+    let unreachable = || Err(Error::Unreachable("refused".into()));
     facts.servers[3].said = unreachable();
     assert_eq!(quorum_of(&facts), ["3 of 3 voters answer, 2 are needed"]);
     assert_eq!(
@@ -203,7 +203,7 @@ fn where_nobody_tells_who_votes_each_has_a_word_on_itself() {
     let mut facts = of(4);
     facts.servers[3].said.as_mut().unwrap().said.role = v1::Role::Learner.into();
     assert_eq!(wrong(&facts), [], "it says that it learns");
-    facts.servers[3].said = Err(Error::Unreachable("refused".to_owned()));
+    facts.servers[3].said = Err(Error::Unreachable("refused".into()));
     assert_eq!(quorum_of(&facts).len(), 2, "it may be a voter");
 }
 
