@@ -47,6 +47,22 @@ impl Example {
         self.lines.next().map(Result::unwrap)
     }
 
+    /// The next line that begins so.
+    fn until(&mut self, words: &str) -> String {
+        loop {
+            let line = self.line().expect("it says so before it ends");
+            if line.starts_with(words) {
+                return line;
+            }
+        }
+    }
+
+    /// As Ctrl-C does.
+    fn interrupt(&self) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    }
+
     fn rest(mut self) -> Vec<String> {
         let mut lines = Vec::new();
         while let Some(line) = self.line() {
@@ -128,8 +144,7 @@ async fn register_keeps_an_instance_alive_until_it_is_interrupted_and_watch_tell
     while watch.line().unwrap() != "check service:photo@10.0.0.7:80 says Some(Passing)" {}
     assert_eq!(client.catalog.resolve("photo").await.unwrap().targets.len(), 1);
 
-    let id = rustix::process::Pid::from_child(&register.child);
-    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    register.interrupt();
     assert_eq!(register.rest(), ["photo@10.0.0.7:80 is gone"]);
     while watch.line().unwrap() != "photo@10.0.0.7:80 is gone" {}
 }
@@ -165,6 +180,77 @@ async fn balanced_asks_the_instances() {
     assert_eq!(said, ["Serving", "Serving"]);
     let said = Example::start("balanced", &[address, "nobody", "1"]).rest();
     assert_eq!(said, ["Unavailable: nobody has no instances"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lock_waits_for_its_turn_and_is_refused_by_what_a_later_holder_has_touched() {
+    let served = Served::start();
+    let Served { address, client, .. } = &served;
+    let lock = || client.lock("locks/account");
+    let before = lock().acquire().await.unwrap();
+    let mut waits = Example::start("lock", &[address, "account", "25"]);
+    while lock().holder().await.unwrap().waiting == 0 {
+        tokio::task::yield_now().await;
+    }
+    let fence = before.fence();
+    before.release().await.unwrap();
+    let number = number(&waits.line().unwrap(), "our turn, with number ");
+    assert!(number > fence);
+    assert_eq!(waits.rest(), ["the balance is 25"]);
+    assert_eq!(lock().holder().await.unwrap().holder, None);
+
+    let again = Example::start("lock", &[address, "account", "-5"]).rest();
+    assert_eq!(again[1], "the balance is 20");
+    // Somebody with a greater number has been at the account.
+    client
+        .kv
+        .put("account", format!("{} 20", u64::MAX))
+        .await
+        .unwrap();
+    let mut late = Example::start("lock", &[address, "account", "25"]);
+    assert!(late.line().is_some());
+    assert_eq!(late.line(), None);
+    assert!(!late.child.wait().unwrap().success());
+    assert_eq!(lock().holder().await.unwrap().holder, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn election_leads_until_it_is_interrupted_and_then_the_next_one_does() {
+    let served = Served::start();
+    let Served { address, client, .. } = &served;
+    let campaigns = |own: &str| Example::start("election", &[address, "scheduler", own]);
+    let mut first = campaigns("a:9000");
+    let number_of_first = number(&first.until("we lead"), "we lead, with number ");
+    let mut second = campaigns("b:9000");
+    assert_eq!(second.until("a:9000"), "a:9000 leads");
+    while client.lock("scheduler").holder().await.unwrap().waiting == 0 {
+        tokio::task::yield_now().await;
+    }
+
+    first.interrupt();
+    assert!(first.rest().contains(&"we have resigned".to_owned()));
+    let number_of_second = number(&second.until("we lead"), "we lead, with number ");
+    assert!(number_of_second > number_of_first);
+    let leads = client.election("scheduler").leader().await.unwrap().leader;
+    assert_eq!(leads.unwrap().value, "b:9000");
+
+    // One that waits leaves at once, too.
+    let mut third = campaigns("c:9000");
+    assert_eq!(third.until("b:9000"), "b:9000 leads");
+    while client.lock("scheduler").holder().await.unwrap().waiting == 0 {
+        tokio::task::yield_now().await;
+    }
+    third.interrupt();
+    third.rest();
+    assert_eq!(client.lock("scheduler").holder().await.unwrap().waiting, 0);
+    second.interrupt();
+    second.rest();
+    assert_eq!(client.election("scheduler").leader().await.unwrap().leader, None);
+}
+
+/// What stands behind these words.
+fn number(line: &str, words: &str) -> u64 {
+    line.strip_prefix(words).unwrap().parse().unwrap()
 }
 
 /// Each program has a test here that runs it.
