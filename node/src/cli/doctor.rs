@@ -62,17 +62,18 @@ impl Doctor {
 
 /// What every member says, and what is seen from here.
 pub(super) async fn gather(connection: &Connection) -> Result<Facts, Failure> {
-    let members = members(&connection.client()?).await?;
+    let v1::ListMembersResponse { members, voters, .. } = members(&connection.client()?).await?;
     let servers = members.into_iter().map(|member| server(connection, member));
     Ok(Facts {
         servers: join_all(servers).await,
+        voters: voters.map(|voters| voters as usize),
     })
 }
 
 /// The members, by whoever answers; while there is no leader, as far as that one knows.
-async fn members(client: &Client) -> Result<Vec<v1::Member>, Error> {
-    match client.members.list().await {
-        Err(Error::NoLeader | Error::Deadline(_)) => client.stale().members.list().await,
+async fn members(client: &Client) -> Result<v1::ListMembersResponse, Error> {
+    match client.members.overview().await {
+        Err(Error::NoLeader | Error::Deadline(_)) => client.stale().members.overview().await,
         listed => listed,
     }
 }

@@ -92,6 +92,7 @@ async fn list_members(door: &Door, cx: &Context) -> Result<v1::ListMembersRespon
     let (members, header) = door.ask(cx, &AllMembers).await?;
     let leader = door.registry.status().leader;
     let votes = door.registry.votes();
+    let voters = votes.values().filter(|votes| **votes).count();
     let members = members
         .iter()
         .map(|view| v1::Member {
@@ -103,5 +104,6 @@ async fn list_members(door: &Door, cx: &Context) -> Result<v1::ListMembersRespon
         header: Some(header),
         members,
         rules: door.registry.status().rules,
+        voters: (!votes.is_empty()).then(|| u32::try_from(voters).unwrap_or(u32::MAX)),
     })
 }

@@ -98,12 +98,13 @@ async fn a_message_that_says_nothing_is_refused() {
 async fn members_and_this_server_are_told() {
     let served = Served::start().await;
     let mut members = served.members();
-    let list = members
+    let listed = members
         .list_members(v1::ListMembersRequest::default())
         .await
         .unwrap()
-        .into_inner()
-        .members;
+        .into_inner();
+    assert_eq!(listed.voters, Some(1));
+    let list = listed.members;
     assert_eq!(
         (list.len(), list[0].name.as_str(), list[0].leader, list[0].failed),
         (1, "n1", true, false)

@@ -16,6 +16,8 @@ use super::finding::Finding;
 pub(in crate::cli) struct Facts {
     /// Its members.
     pub(in crate::cli) servers: Vec<Server>,
+    /// How many have a vote, those included whose place in the list another has taken already; `None`: nobody tells.
+    pub(in crate::cli) voters: Option<usize>,
 }
 
 /// A member.
@@ -147,10 +149,12 @@ fn members(facts: &Facts) -> Vec<Finding> {
 
 fn quorum(facts: &Facts) -> Vec<Finding> {
     const CHECK: &str = "quorum";
-    let voters: Vec<_> = facts.servers.iter().filter(|server| server.votes()).collect();
-    let live = voters.iter().filter(|voter| voter.answers_itself()).count();
-    let needed = voters.len() / 2 + 1;
-    let measured = format!("{live} of {} voters answer, {needed} are needed", voters.len());
+    let listed: Vec<_> = facts.servers.iter().filter(|server| server.votes()).collect();
+    let live = listed.iter().filter(|voter| voter.answers_itself()).count();
+    // Whoever isn't listed any more doesn't answer, and its vote counts.
+    let voters = facts.voters.unwrap_or_default().max(listed.len());
+    let needed = voters / 2 + 1;
+    let measured = format!("{live} of {voters} voters answer, {needed} are needed");
     let mut found = Vec::new();
     if live < needed {
         found.push(Finding::fail(
@@ -164,18 +168,18 @@ fn quorum(facts: &Facts) -> Vec<Finding> {
             CHECK,
             "",
             format!("{measured}: no further failure is survived"),
-            if voters.len() == 1 {
+            if voters == 1 {
                 "three servers survive the loss of one"
             } else {
                 "bring the others back"
             },
         ));
     }
-    if voters.len().is_multiple_of(2) {
+    if voters.is_multiple_of(2) {
         found.push(Finding::warn(
             CHECK,
             "",
-            format!("{} voters: an even number", voters.len()),
+            format!("{voters} voters: an even number"),
             "add one or remove one: the last of an even number makes the quorum greater, and nothing safer",
         ));
     }

@@ -77,6 +77,7 @@ fn server(number: u64) -> Server {
 fn three() -> Facts {
     Facts {
         servers: (1..=3).map(server).collect(),
+        voters: None,
     }
 }
 
@@ -144,6 +145,7 @@ fn a_server_that_is_down_is_named_and_so_is_what_it_costs() {
 fn of(count: u64) -> Facts {
     let mut facts = Facts {
         servers: (1..=count).map(server).collect(),
+        voters: None,
     };
     for server in &mut facts.servers {
         let own = server.member.id;
@@ -220,6 +222,27 @@ fn one_that_lost_its_directory_does_not_vote_in_its_own_place() {
         quorum_of(&facts),
         ["2 of 3 voters answer, 2 are needed: no further failure is survived"]
     );
+}
+
+#[test]
+fn the_vote_of_one_that_is_back_without_its_directory_counts_before_it_has_one_again() {
+    let mut facts = three();
+    facts.voters = Some(3);
+    let back = &mut facts.servers[1];
+    back.member.id = 9;
+    for server in &mut facts.servers {
+        server.member.votes = Some(server.member.id != 9);
+    }
+    let said = &mut facts.servers[1].said.as_mut().unwrap().said;
+    said.id = 9;
+    said.role = v1::Role::Learner.into();
+    let one_is_missing = ["2 of 3 voters answer, 2 are needed: no further failure is survived"];
+    assert_eq!(quorum_of(&facts), one_is_missing);
+    // The same where each has only a word on itself.
+    for server in &mut facts.servers {
+        server.member.votes = None;
+    }
+    assert_eq!(quorum_of(&facts), one_is_missing);
 }
 
 #[test]
@@ -325,6 +348,7 @@ fn a_port_for_clients_that_is_closed_is_broken_and_one_for_peers_is_noted() {
     assert_eq!(found(closed(2)), one("ports", Warn));
     let mut alone = Facts {
         servers: vec![server(1)],
+        voters: Some(1),
     };
     closed(2)(&mut alone.servers[0]);
     alone.servers[0].said.as_mut().unwrap().said.peers.clear();
