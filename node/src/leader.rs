@@ -3,6 +3,8 @@
 //!
 //! [`Duties::due`] is asked by the task that submits entries, many times a second, and looks at what it is given alone.
 
+#[cfg(test)]
+mod applied;
 mod history;
 mod roll;
 mod rules;
@@ -194,7 +196,7 @@ fn removed(view: View<'_>) -> Option<MemberName> {
 mod tests {
     use spine_core::{Entry, Guard, LeaseGrant, LeaseId, Put, Repeat, Request, Revision, Ttl, WallTime};
 
-    use super::*;
+    use super::{applied::apply, *};
 
     static NOBODY: Heard = Heard::new();
     static NOT_KNOWN: BTreeMap<u64, String> = BTreeMap::new();
@@ -202,11 +204,7 @@ mod tests {
     fn applied(commands: impl IntoIterator<Item = Command>) -> State {
         let mut state = State::new();
         for command in commands {
-            state.apply(&Entry {
-                time: Time(0),
-                wall: WallTime(0),
-                requests: vec![Request::internal(command)],
-            });
+            apply(&mut state, command);
         }
         state
     }

@@ -142,9 +142,10 @@ fn look_every(kept: HistoryKept) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use spine_core::{Command, Entry, Guard, Put, Repeat, Request, Time, WallTime};
+    use spine_core::{Command, Guard, Put, Repeat};
 
     use super::*;
+    use crate::leader::applied::apply;
 
     fn write(state: &mut State, puts: u64) {
         for number in 0..puts {
@@ -158,14 +159,6 @@ mod tests {
             });
             apply(state, put);
         }
-    }
-
-    fn apply(state: &mut State, command: Command) {
-        state.apply(&Entry {
-            time: Time(0),
-            wall: WallTime(0),
-            requests: vec![Request::internal(command)],
-        });
     }
 
     const SECOND: Duration = Duration::from_secs(1);

@@ -99,21 +99,13 @@ impl Roll {
 
 #[cfg(test)]
 mod tests {
-    use spine_core::{Command, Entry, Member, NodeName, Request, Time, WallTime};
+    use spine_core::{Command, Member, NodeName};
 
     use super::*;
+    use crate::leader::applied::apply;
 
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
-    }
-
-    fn apply(state: &mut State, command: Command) {
-        let batch = state.apply(&Entry {
-            time: Time(0),
-            wall: WallTime(0),
-            requests: vec![Request::internal(command)],
-        });
-        assert!(batch.applied[0].result.is_ok());
     }
 
     fn three() -> State {

@@ -88,22 +88,13 @@ fn known_by(state: &State, id: u64) -> u32 {
 mod tests {
     use std::collections::BTreeMap;
 
-    use spine_core::{Command, Entry, Member, MemberReport, NodeName, Request, Time, WallTime};
+    use spine_core::{Command, Member, MemberReport, NodeName, Time};
 
     use super::*;
-    use crate::leader::Heard;
+    use crate::leader::{Heard, applied::apply};
 
     static HEARD: Heard = Heard::new();
     const HOLD: Duration = Duration::from_mins(1);
-
-    fn apply(state: &mut State, command: Command) {
-        let batch = state.apply(&Entry {
-            time: Time(0),
-            wall: WallTime(0),
-            requests: vec![Request::internal(command)],
-        });
-        assert!(batch.applied[0].result.is_ok());
-    }
 
     fn name(id: u64) -> NodeName {
         NodeName::parse(&format!("n{id}")).unwrap()
