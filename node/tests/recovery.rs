@@ -2,12 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
-use std::{collections::BTreeMap, path::Path, sync::mpsc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use spine_core::{
     Command, Entry, Guard, Index, Put, RULES_KNOWN, Repeat, Request, Revision, Time, WallTime, codec,
 };
 use spine_node::{
+    Node, NodeSettings, World,
+    metrics_sink::Uncounted,
     raft::{
         Peer,
         bootstrap::{self, FirstStart, Found, Opened, StartError},
@@ -16,15 +23,17 @@ use spine_node::{
         recovery::{self, NUMBERS_SKIPPED, Recovered, Survivor},
     },
     storage::{
-        log::{LogEntry, LogHooks, LogStore, Position, Write},
+        log::{LogEngine, LogEntry, LogHooks, LogStore, Position, Write},
         segment::LogOptions,
     },
 };
 
 #[path = "support/remains.rs"]
 mod remains;
+mod support;
 
 use remains::{Remains, disk::Rng};
+use support::{cluster::Cluster, write};
 
 const DIR: &str = "/data";
 /// Entries in the log; the last few are not known to be committed.
@@ -283,4 +292,50 @@ fn at_every_step_the_directory_is_as_before_or_recovered() {
         as_before > 0 && recovered > 0,
         "from the first step to the last: {as_before}, {recovered}"
     );
+}
+
+fn names(directory: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+/// Recovers the server of a real directory. What lay at the top of that, but for the lock and what was set aside before.
+fn recover_and_compare(settings: &NodeSettings) -> BTreeSet<String> {
+    let (world, directory) = (World::real(), &settings.data_dir);
+    let mut before = names(directory);
+    before.retain(|name| name != "lock" && !name.starts_with("before-"));
+    let surveyed = recovery::survey(&world, directory, settings.log.clone()).unwrap();
+    let recovered = surveyed.unwrap().go_on(&world, directory, &settings.log).unwrap();
+    assert_eq!(names(&directory.join(recovered.aside)), before);
+    before
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_server_writes_into_its_directory_is_set_aside() {
+    for (engine, log) in [(LogEngine::Segment, "log"), (LogEngine::Sled, "log-sled")] {
+        let mut cluster = Cluster::start_with(|settings| settings.log.engine = engine).await;
+        cluster.leader_among(&[0, 1, 2]).await;
+        write(&*cluster.registry(0), "a", "1").await;
+        // What it remembers of another that has started again is written as well.
+        cluster.halt(1).await;
+        cluster.revive(1).await;
+        for number in 0..3 {
+            cluster.halt(number).await;
+        }
+        let mut settings = cluster.settings(0).clone();
+        let of_three = recover_and_compare(&settings);
+        let known = ["boot", "checkpoint", "founding", log, "peers", "starts"];
+        assert_eq!(of_three, known.map(str::to_owned).into());
+
+        // The next cluster has its own.
+        settings.peers = None;
+        let node = Node::start(settings.clone(), World::real(), Arc::new(Uncounted));
+        let node = node.await.unwrap();
+        node.ready().await.unwrap();
+        node.stop().await.unwrap();
+        let of_one = recover_and_compare(&settings);
+        assert!(of_one.contains("lineage"), "{of_one:?}");
+    }
 }

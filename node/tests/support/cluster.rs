@@ -290,6 +290,11 @@ impl Cluster {
         node.halt().await.unwrap();
     }
 
+    /// What a node is told about itself.
+    pub fn settings(&self, number: usize) -> &NodeSettings {
+        &self.members[number].settings
+    }
+
     /// Ends a node in order.
     pub async fn stop_one(&mut self, number: usize) {
         let node = self.members[number].node.take().expect("it runs");

@@ -88,3 +88,41 @@ fn move_parts(files: &dyn Files, from: &Path, to: &Path) -> io::Result<()> {
     files.sync_dir(to)?;
     files.sync_dir(from)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// The names that the code gives to files at the top of a data directory, one a constant.
+    fn names(folder: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                names(&path, found);
+            } else {
+                let text = fs::read_to_string(&path).unwrap();
+                let constants = text
+                    .lines()
+                    .filter_map(|line| line.trim().split_once("FILE: &str = \""));
+                found.extend(constants.map(|(_, name)| name.trim_end_matches("\";").to_owned()));
+            }
+        }
+    }
+
+    #[test]
+    fn every_note_goes_with_the_rest() {
+        let mut found = Vec::new();
+        names(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/raft"),
+            &mut found,
+        );
+        let other: Vec<_> = found
+            .iter()
+            .filter(|name| !PARTS.contains(&name.as_str()))
+            .collect();
+        assert_eq!(other, [FILE], "only what decides the switch stays where it is");
+        assert!(found.len() > 5, "{found:?}");
+    }
+}
