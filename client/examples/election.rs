@@ -80,5 +80,5 @@ async fn take_part(
 /// What only the leader does. It shows its number to whatever it works on, which refuses a lower one than it has seen, as in
 /// the example `lock`: a leader that was paused doesn't know yet that another leads.
 async fn lead(_fence: u64) {
-    std::future::pending().await;
+    std::future::pending::<()>().await;
 }

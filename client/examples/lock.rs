@@ -13,7 +13,7 @@ use spine_client::{Client, Guard, proto::PutOutcome};
 /// Should this program die, the lock is free after so long.
 const TTL: Duration = Duration::from_secs(10);
 /// Should others hold it for longer, this program gives up.
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_mins(1);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
