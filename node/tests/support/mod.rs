@@ -7,6 +7,7 @@
     reason = "a test that can't go on fails"
 )]
 
+pub mod clock;
 pub mod cluster;
 
 use std::{path::Path, sync::Arc, time::Duration};
