@@ -67,21 +67,6 @@ struct Belonging {
     lineage: Lineage,
 }
 
-impl Belonging {
-    fn votes(&self, node: u64) -> bool {
-        self.rosters.committed.seat(node).is_some_and(|seat| seat.votes)
-    }
-
-    /// Changes the rosters, and says so if `node`, which is this server, has a vote by that.
-    fn change(&mut self, node: u64, change: impl FnOnce(&mut Rosters)) {
-        let voted = self.votes(node);
-        change(&mut self.rosters);
-        if !voted && self.votes(node) {
-            tracing::info!("this server votes now");
-        }
-    }
-}
-
 /// What a peer answers.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -244,7 +229,7 @@ impl Presence {
             places.rumour(node, &seat.peer.address);
         }
         if roster.is_newer_than(committed) {
-            own.change(self.0.node, |rosters| rosters.committed = roster.clone());
+            own.rosters.committed = roster.clone();
         }
         places.keep(|node| own.rosters.has(node));
         let seat = own.rosters.latest().seat(from.node);
@@ -339,13 +324,11 @@ impl Gate for Presence {
 
     fn members_are(&self, rosters: Rosters) {
         if let Some(own) = &mut *self.0.cluster.write() {
-            own.change(self.0.node, |own| {
-                own.newest = rosters.newest;
-                // Others may have told of a later one.
-                if rosters.committed.is_newer_than(&own.committed) {
-                    own.committed = rosters.committed;
-                }
-            });
+            own.rosters.newest = rosters.newest;
+            // Others may have told of a later one.
+            if rosters.committed.is_newer_than(&own.rosters.committed) {
+                own.rosters.committed = rosters.committed;
+            }
         }
     }
 

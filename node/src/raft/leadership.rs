@@ -1,6 +1,6 @@
 //! Who leads, as this node sees it, and what leader and followers tell each other beside the log.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
 use openraft::{Instant as _, ServerState, async_runtime::watch::WatchReceiver};
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ use super::{
     identity::ClusterId,
     roster::{Roster, Rosters},
     state_machine::StateMachine,
-    types::{Peer, StoredMembership, Types},
+    types::{Membership, Peer, StoredMembership, Types},
 };
 use crate::peer::Links;
 
@@ -255,6 +255,7 @@ pub(super) async fn follow(following: Following) {
     } = following;
     let mut metrics = raft.server_metrics();
     let mut members = None;
+    let mut learned = false;
     loop {
         // A clone: a borrow would hold openraft up.
         let seen = metrics.borrow_watched().clone();
@@ -270,6 +271,11 @@ pub(super) async fn follow(following: Following) {
             )
         {
             gate.members_are(rosters);
+            match part(seen.committed_membership_config.membership(), seen.id) {
+                Part::Learns => learned = true,
+                Part::Votes if mem::take(&mut learned) => tracing::info!("this server votes now"),
+                Part::Votes | Part::Other => {}
+            }
         }
         gate.rules_are(applied.borrow().state.rules());
         let heard = |id: &u64| *id == seen.id || told.hears_leader();
@@ -290,6 +296,25 @@ pub(super) async fn follow(following: Following) {
         if let Ok(Err(_)) = timeout(Duration::from_millis(HEARTBEAT_MS), metrics.changed()).await {
             return;
         }
+    }
+}
+
+/// A server's part in its cluster.
+enum Part {
+    Learns,
+    Votes,
+    /// It is no member, or votes are still counted by the old members as well: if one of those is lost now, it may be that
+    /// nobody can lead.
+    Other,
+}
+
+fn part(membership: &Membership, node: u64) -> Part {
+    if membership.get_joint_config().len() > 1 || membership.get_node(&node).is_none() {
+        Part::Other
+    } else if membership.voter_ids().any(|voter| voter == node) {
+        Part::Votes
+    } else {
+        Part::Learns
     }
 }
 
