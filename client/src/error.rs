@@ -29,8 +29,8 @@ pub enum Error {
     Unreachable(Reason),
     /// A stream ended before its end; nothing was written. Begin it again.
     BrokenOff(Reason),
-    /// A watch can't go on: what happened behind its index is no longer kept. Read the present state, and watch from
-    /// its `applied_index`.
+    /// A watch can't go on: what happened behind its index is no longer kept, or the index is of another life of the
+    /// cluster, as before its data were restored. Read the present state, and watch from its `applied_index`.
     Compacted {
         /// The oldest index that is kept.
         oldest: u64,
@@ -49,7 +49,10 @@ impl fmt::Display for Error {
             Self::NoLeader => f.write_str("no cluster leader"),
             Self::Unreachable(reason) => write!(f, "no server answers: {reason}"),
             Self::Deadline(reason) | Self::Overloaded(reason) | Self::BrokenOff(reason) => reason.fmt(f),
-            Self::Compacted { oldest } => write!(f, "changes before index {oldest} are no longer kept"),
+            Self::Compacted { oldest } => write!(
+                f,
+                "changes before index {oldest} are no longer kept, or they are another cluster's"
+            ),
             Self::LeaseLost => f.write_str("the lease was lost"),
             Self::Config(what) => f.write_str(what),
         }

@@ -164,7 +164,8 @@ impl WatchStream {
     /// Waits for what happens next. While no server can be reached it goes on trying. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// Those that trying again does not mend: [`Error::Compacted`], [`Error::Refused`].
+    /// Those that trying again does not mend: [`Error::Compacted`], also where the cluster's data were restored or begun anew
+    /// meanwhile, and [`Error::Refused`].
     pub async fn next(&mut self) -> Result<Batch> {
         loop {
             match self.step(None).await {
@@ -249,6 +250,10 @@ impl WatchStream {
         };
         self.open = Some((open, server.clone()));
         self.place.get_or_insert(first.index);
+        // From now on the place is one of this cluster, and of none that takes its place.
+        if !first.cluster_id.is_empty() {
+            self.request.cluster_id = first.cluster_id;
+        }
         self.skip = self.told_ahead;
         self.turns.served();
         Ok(())
@@ -256,7 +261,9 @@ impl WatchStream {
 
     /// Leaves out what was told before, and moves on.
     fn take(&mut self, message: v1::WatchResponse) -> Option<Batch> {
-        let v1::WatchResponse { mut events, index } = message;
+        let v1::WatchResponse {
+            mut events, index, ..
+        } = message;
         let repeated = self.skip.min(events.len());
         self.skip -= repeated;
         if repeated > 0 {

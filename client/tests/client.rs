@@ -323,6 +323,8 @@ async fn a_watch_goes_on_elsewhere_without_gap_or_repetition() {
         [Some(2), Some(3)]
     );
     assert_ne!(asked[0].0, asked[1].0, "the second stream is at the other server");
+    // The first can't know it; the second says of which cluster the place is.
+    assert_eq!(first.clusters(), ["", scripted::CLUSTER]);
 }
 
 #[tokio::test]

@@ -79,7 +79,8 @@ impl Follower {
                     Some(reading) => self.follow(reading, &shared).await,
                     None => Ok(()),
                 };
-                // A node that was not known, or history that is no longer kept: what was known until now stays.
+                // A node that was not known, history that is no longer kept, or another cluster in the place of that one: what
+                // was known until now stays.
                 pause = if followed.is_ok() {
                     None
                 } else {

@@ -29,12 +29,17 @@ pub(crate) enum Act {
     Tell(&'static [(u64, &'static [u64])]),
 }
 
+/// The cluster that the servers are of.
+pub(crate) const CLUSTER: &str = "c1";
+
 #[derive(Default)]
 struct Log {
     acts: VecDeque<Act>,
     calls: usize,
     authorization: Option<String>,
     watched: Vec<(String, Option<u64>)>,
+    /// The clusters of which those watches said that their place is.
+    clusters: Vec<String>,
     leader: Option<String>,
     members: Vec<v1::Member>,
 }
@@ -125,6 +130,11 @@ impl Server {
     /// Where watches were begun, and from which index.
     pub(crate) fn watched(&self) -> Vec<(String, Option<u64>)> {
         self.log.lock().unwrap().watched.clone()
+    }
+
+    /// Of which clusters those watches said that their place is.
+    pub(crate) fn clusters(&self) -> Vec<String> {
+        self.log.lock().unwrap().clusters.clone()
     }
 }
 
@@ -289,6 +299,7 @@ impl watch_server::Watch for Script {
             if matches!(act, Act::Tell(_)) {
                 log.watched
                     .push((self.address.clone(), request.get_ref().from_index));
+                log.clusters.push(request.get_ref().cluster_id.clone());
             }
             act
         };
@@ -301,6 +312,7 @@ impl watch_server::Watch for Script {
         let opening = v1::WatchResponse {
             events: Vec::new(),
             index: request.get_ref().from_index.unwrap(),
+            cluster_id: CLUSTER.to_owned(),
         };
         let messages = script.iter().map(|(index, events)| v1::WatchResponse {
             events: events
@@ -308,6 +320,7 @@ impl watch_server::Watch for Script {
                 .map(|&index| v1::Event { index, change: None })
                 .collect(),
             index: *index,
+            cluster_id: String::new(),
         });
         let told = stream::iter(std::iter::once(opening).chain(messages)).map(Ok);
         let broken = stream::iter([Err(refusal("shutting_down"))]);

@@ -152,6 +152,7 @@ async fn ask(number: usize) -> Option<Testimony> {
         from_index: Some(0),
         progress_interval_ms: 100,
         with_before: true,
+        ..v1::WatchRequest::default()
     };
     let mut watch = WatchClient::new(channel);
     let mut stream = watch.watch(request).await.ok()?.into_inner();

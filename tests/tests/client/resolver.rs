@@ -132,6 +132,26 @@ async fn only_a_version_and_by_weight() {
 }
 
 #[tokio::test]
+async fn a_registry_that_began_anew_is_read_anew() {
+    let (_registry, api, client) = served().await;
+    let at = api.address();
+    for number in 0..100 {
+        client.kv.put("count", number.to_string()).await.unwrap();
+    }
+    client.catalog.register(photo(80)).await.unwrap();
+    let resolver = client.resolver("photo").start().await.unwrap();
+    until_ports(&resolver, &[80]).await;
+
+    // In its place comes one that knows nothing of all that, and has not come so far yet.
+    drop(api);
+    let registry = local("").await;
+    let api = LocalApi::serve_at(registry, at);
+    let other = Client::connect(&api.address().to_string()).unwrap();
+    other.catalog.register(photo(81)).await.unwrap();
+    until_ports(&resolver, &[81]).await;
+}
+
+#[tokio::test]
 async fn while_the_registry_is_away_what_was_known_is_served_and_says_its_age() {
     let (registry, api, client) = served().await;
     let at = api.address();

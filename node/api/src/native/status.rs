@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderMap;
-use spine_core::{Rejection, RejectionRow};
+use spine_core::{Index, Rejection, RejectionRow, State};
 use tonic::{
     Code, Status,
     metadata::{MetadataMap, MetadataValue},
@@ -86,20 +86,32 @@ fn is_unknown(error: &Error) -> bool {
 pub(super) fn of_cursor(error: &CursorError) -> Status {
     match error {
         CursorError::Registry(error) => of(error),
-        CursorError::Compacted(Compacted { oldest }) => {
-            let mut status = Status::out_of_range(error.to_string());
-            let row = RejectionRow {
-                code: "compacted",
-                meaning: "what lies behind the index is no longer kept",
-                remedy: "read the present state and watch from its applied_index",
-                retry: false,
-            };
-            let metadata = status.metadata_mut();
-            tell(metadata, &row, NOT_APPLIED);
-            metadata.insert(OLDEST_INDEX, MetadataValue::from(oldest.0));
-            status
-        }
+        CursorError::Compacted(Compacted { oldest }) => compacted(error.to_string(), *oldest),
     }
+}
+
+/// The status of a watch that was to go on from a place that this cluster, whose present state this is, has never given.
+pub(super) fn of_another_life(place: Index, state: &State) -> Status {
+    let text = format!(
+        "index {place} is of another life of the cluster, which stands at {}: its data were restored or begun anew",
+        state.index()
+    );
+    compacted(text, state.changes().oldest())
+}
+
+/// What the client has seen can't be gone on from: it reads everything anew.
+fn compacted(text: String, oldest: Index) -> Status {
+    let mut status = Status::out_of_range(text);
+    let row = RejectionRow {
+        code: "compacted",
+        meaning: "what lies behind the index is no longer kept, or the index is of another life of the cluster",
+        remedy: "read the present state and watch from its applied_index",
+        retry: false,
+    };
+    let metadata = status.metadata_mut();
+    tell(metadata, &row, NOT_APPLIED);
+    metadata.insert(OLDEST_INDEX, MetadataValue::from(oldest.0));
+    status
 }
 
 /// What an error means to the one who gets it: refusals have the core's rows, the rest is here.

@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, stream};
 use prost::Message;
-use spine_core::{Event, Index, Interest, Rejection};
+use spine_core::{Event, Index, Interest, Rejection, State};
 use spine_proto::v1::{self, watch_server::Watch};
 use tonic::{Request, Response, Status};
 
@@ -24,9 +24,7 @@ impl Watch for Door {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (cx, request) = self.open(request);
-        let teller = Teller::begin(self, &cx, request)
-            .await
-            .map_err(|error| status::of(&error))?;
+        let teller = Teller::begin(self, &cx, request).await?;
         Ok(Response::new(Box::pin(stream::unfold(Some(teller), tell))))
     }
 }
@@ -56,22 +54,8 @@ async fn tell(teller: Option<Teller>) -> Option<(Result<v1::WatchResponse, Statu
 }
 
 impl Teller {
-    async fn begin(door: &Door, cx: &Context, request: v1::WatchRequest) -> Result<Self, Error> {
-        if request.topics.len() > limits::WATCH_TOPICS_MAX {
-            return Err(Rejection::TooMany {
-                what: "topics".into(),
-                limit: limits::WATCH_TOPICS_MAX as u64,
-            }
-            .into());
-        }
-        let interest: Interest = request
-            .topics
-            .into_iter()
-            .map(decode::topic)
-            .collect::<Result<_, _>>()?;
-        if interest.is_empty() {
-            return Err(Rejection::Invalid("a watch needs a topic".into()).into());
-        }
+    async fn begin(door: &Door, cx: &Context, request: v1::WatchRequest) -> Result<Self, Status> {
+        let interest = interest(request.topics).map_err(|error| status::of(&error))?;
         let idle = match request.progress_interval_ms {
             0 => PROGRESS_DEFAULT,
             asked => {
@@ -79,9 +63,9 @@ impl Teller {
             }
         };
         let place = match request.from_index {
-            Some(index) => Index(index),
+            Some(index) => resume(door, cx, Index(index), &request.cluster_id).await?,
             // All that was acknowledged before the request lies behind "now".
-            None => door.registry.view(cx).await?.index(),
+            None => now(door, cx).await?.index(),
         };
         Ok(Self {
             registry: door.registry.clone(),
@@ -100,6 +84,7 @@ impl Teller {
             return Ok(v1::WatchResponse {
                 events: Vec::new(),
                 index: self.place.0,
+                cluster_id: self.registry.status().cluster_id.to_string(),
             });
         }
         if self.pending.is_empty() {
@@ -114,8 +99,7 @@ impl Teller {
                     "this server has heard of no leader for some time",
                 ));
             }
-            // A server that lags behind the client's place has nothing to tell; the place never falls.
-            self.through = self.place.max(batch.through);
+            self.through = batch.through;
             self.pending = batch.events;
             self.pending.reverse();
         }
@@ -143,6 +127,45 @@ impl Teller {
         v1::WatchResponse {
             events,
             index: self.place.0,
+            cluster_id: String::new(),
         }
     }
+}
+
+fn interest(topics: Vec<v1::Topic>) -> Result<Interest, Error> {
+    if topics.len() > limits::WATCH_TOPICS_MAX {
+        return Err(Rejection::TooMany {
+            what: "topics".into(),
+            limit: limits::WATCH_TOPICS_MAX as u64,
+        }
+        .into());
+    }
+    let interest: Interest = topics.into_iter().map(decode::topic).collect::<Result<_, _>>()?;
+    if interest.is_empty() {
+        return Err(Rejection::Invalid("a watch needs a topic".into()).into());
+    }
+    Ok(interest)
+}
+
+/// The place of a client that was told everything up to `place`, of this cluster or of that one.
+///
+/// An index is a place in one life of a cluster. In another life, as after a restore, what it has seen there says nothing of
+/// what is here: a stream that went on from it would pass over all in between without a word.
+async fn resume(door: &Door, cx: &Context, place: Index, cluster: &str) -> Result<Index, Status> {
+    let mut state = door.registry.hub().newest();
+    if place > state.index() {
+        // This server may only lag behind the one that told it.
+        state = now(door, cx).await?;
+    }
+    let same_cluster = cluster.is_empty() || cluster == &*door.registry.status().cluster_id;
+    if same_cluster && place <= state.index() {
+        Ok(place)
+    } else {
+        Err(status::of_another_life(place, &state))
+    }
+}
+
+/// A state in which all is that was acknowledged anywhere before.
+async fn now(door: &Door, cx: &Context) -> Result<Arc<State>, Status> {
+    door.registry.view(cx).await.map_err(|error| status::of(&error))
 }

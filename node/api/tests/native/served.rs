@@ -84,6 +84,9 @@ struct Told {
     fail: Option<Error>,
     fail_once: Option<Error>,
     fail_view_once: Option<Error>,
+    /// What is put before the next view is given.
+    arrives: Option<&'static str>,
+    cluster: Option<&'static str>,
     ready: bool,
     last: Option<(Duration, Context)>,
 }
@@ -108,6 +111,8 @@ impl Scripted {
             fail: None,
             fail_once: None,
             fail_view_once: None,
+            arrives: None,
+            cluster: None,
             ready: true,
             last: None,
         };
@@ -131,6 +136,16 @@ impl Scripted {
     /// The next read alone ends so.
     pub(crate) fn fail_view_once_with(&self, error: Error) {
         self.told.lock().unwrap().fail_view_once = Some(error);
+    }
+
+    /// The next read waits for what this server has not heard of yet: that this key was put.
+    pub(crate) fn lag_behind(&self, key: &'static str) {
+        self.told.lock().unwrap().arrives = Some(key);
+    }
+
+    /// From now on it is a server of this cluster.
+    pub(crate) fn set_cluster(&self, id: &'static str) {
+        self.told.lock().unwrap().cluster = Some(id);
     }
 
     /// From now on deletions of keys are on their way until they are let go.
@@ -196,7 +211,13 @@ impl Registry for Scripted {
     }
 
     async fn view(&self, cx: &Context) -> Result<Arc<State>, Error> {
-        let fail = self.told.lock().unwrap().fail_view_once.take();
+        let (fail, arrives) = {
+            let mut told = self.told.lock().unwrap();
+            (told.fail_view_once.take(), told.arrives.take())
+        };
+        if let Some(key) = arrives {
+            self.put_here(key, String::new()).await;
+        }
         match fail {
             Some(error) => Err(error),
             None => self.local.view(cx).await,
@@ -208,9 +229,12 @@ impl Registry for Scripted {
     }
 
     fn status(&self) -> NodeStatus {
+        let told = self.told.lock().unwrap();
+        let status = self.local.status();
         NodeStatus {
-            ready: self.told.lock().unwrap().ready,
-            ..self.local.status()
+            ready: told.ready,
+            cluster_id: told.cluster.map_or(status.cluster_id, Into::into),
+            ..status
         }
     }
 

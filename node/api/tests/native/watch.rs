@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use spine_api::{Read, Registry};
+use spine_api::{Error, Read, Registry};
 use spine_core::{Topic as Interest, limits::LOG_EVENTS_MAX};
 use spine_proto::v1::{self, event::Change, topic::Topic};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::served::{Served, prefix, put};
 
@@ -173,6 +173,54 @@ async fn a_watch_from_before_the_change_log_is_told_where_that_begins() {
         .into_inner();
     told.message().await.unwrap().unwrap();
     assert_eq!(told.message().await.unwrap().unwrap().index, last);
+}
+
+/// What a watch from there is told first: the opening message, or why there is none.
+async fn opened(served: &Served, from: u64, cluster_id: &str) -> Result<v1::WatchResponse, Status> {
+    let request = v1::WatchRequest {
+        cluster_id: cluster_id.to_owned(),
+        ..watch_of(Topic::Keys(prefix("")), Some(from))
+    };
+    let mut told = served.watch().watch(request).await?.into_inner();
+    told.message().await.map(|message| message.expect("it begins"))
+}
+
+#[tokio::test]
+async fn a_place_of_another_life_of_the_cluster_is_not_gone_on_from() {
+    let served = Served::start().await;
+    let newest = served.registry.put_here("k", "1".into()).await;
+    let opening = opened(&served, newest, "").await.unwrap();
+    assert_eq!((opening.index, opening.cluster_id.is_empty()), (newest, false));
+
+    // The registry began anew while the client was away: it is behind.
+    let ended = opened(&served, newest + 490, "").await.unwrap_err();
+    assert_eq!(ended.code(), Code::OutOfRange);
+    assert_eq!(ended.metadata().get("spine-code").unwrap(), "compacted");
+    assert!(ended.metadata().contains_key("spine-oldest-index"));
+    assert!(
+        ended.message().contains("another life") && ended.message().contains(&newest.to_string()),
+        "{ended:?}"
+    );
+    // It may also have come past the client's place by then.
+    let before = opening.cluster_id;
+    assert!(opened(&served, newest, &before).await.is_ok());
+    served
+        .registry
+        .set_cluster("22222222-2222-3333-4444-555555555555");
+    let ended = opened(&served, newest, &before).await.unwrap_err();
+    assert_eq!(ended.metadata().get("spine-code").unwrap(), "compacted");
+}
+
+#[tokio::test]
+async fn a_server_that_lags_behind_does_not_take_a_place_for_one_of_another_life() {
+    let served = Served::start().await;
+    let newest = served.registry.put_here("k", "1".into()).await;
+    served.registry.lag_behind("another");
+    assert_eq!(opened(&served, newest + 1, "").await.unwrap().index, newest + 1);
+    // Without a leader it can't know: another server is asked.
+    served.registry.fail_view_once_with(Error::NoLeader);
+    let ended = opened(&served, newest + 9, "").await.unwrap_err();
+    assert_eq!(ended.metadata().get("spine-code").unwrap(), "no_leader");
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ async fn watch(served: &Served, topic: &Topic, from: Option<u64>) -> (Told, u64)
         from_index: from,
         progress_interval_ms: 100,
         with_before: true,
+        ..v1::WatchRequest::default()
     };
     let mut told = served.watch().watch(request).await.unwrap().into_inner();
     let opening = told.message().await.unwrap().unwrap();

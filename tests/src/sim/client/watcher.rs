@@ -41,6 +41,7 @@ impl Client {
             from_index: Some(from),
             progress_interval_ms: u64::try_from(PROGRESS_EVERY.as_millis()).expect("half a second"),
             with_before: true,
+            ..v1::WatchRequest::default()
         };
         let mut watch = WatchClient::new(self.channel.clone());
         let opened = tokio::time::timeout(self.setting.within + GRACE, watch.watch(request)).await;
