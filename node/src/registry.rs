@@ -159,6 +159,7 @@ impl NodeRegistry {
         let (tell_ready, ready) = watch::channel(false);
         let caught_up = Arc::new(AtomicBool::new(false));
         let readiness = Readiness {
+            consensus: consensus.clone(),
             barrier: barrier.clone(),
             leads: consensus.leader(),
             applied: consensus.applied(),
@@ -184,7 +185,7 @@ impl NodeRegistry {
     }
 
     /// Whether the node serves, as it changes: it has applied all that was committed when it first heard of a leader, and
-    /// has not been without one for [`NO_LEADER_MAX`] since.
+    /// has not been without one, or as the leader without a majority, for [`NO_LEADER_MAX`] since.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.ready.clone()
     }
@@ -469,9 +470,14 @@ impl Registry for NodeRegistry {
     fn status(&self) -> NodeStatus {
         let raft = self.consensus.status();
         let leader = self.consensus.leader().borrow().clone();
+        let leader = leader.filter(|_| self.consensus.hears_cluster());
         let last_contact = match &leader {
             Some(leader) if leader.id == self.about.identity.node => Some(Duration::ZERO),
-            _ => self.consensus.leader_heard(),
+            // Who leads without a majority is followed by nobody: others may lead since.
+            _ => self
+                .consensus
+                .majority_heard()
+                .or_else(|| self.consensus.leader_heard()),
         };
         let state = self.hub.newest();
         let applied = self

@@ -164,9 +164,9 @@ pub struct NodeStatus {
     pub datacenter: Arc<str>,
     /// Its role.
     pub role: Role,
-    /// The leader's name, if one is known.
+    /// The leader's name, if one is known; a leader that hears of no majority knows of none.
     pub leader: Option<NodeName>,
-    /// Since when the leader was last heard; zero on the leader itself.
+    /// Since when the leader was last heard; zero on the leader itself, unless it hears of no majority: since when it was.
     pub last_contact: Option<Duration>,
     /// Raft's term.
     pub term: u64,

@@ -116,8 +116,9 @@ pub enum TransferError {
 }
 
 impl Consensus {
-    /// Who leads, as it changes; `None` while this node hears of nobody. A leader that was cut off or has died is not
-    /// named for longer than an election timeout.
+    /// Who leads, as it changes; `None` while this node hears of nobody. Another that was cut off or has died is not named for
+    /// longer than an election timeout; a leader that was cut off itself still names itself, see
+    /// [`majority_heard`](Self::majority_heard).
     pub fn leader(&self) -> watch::Receiver<Option<Leader>> {
         self.leader.clone()
     }
@@ -147,6 +148,30 @@ impl Consensus {
     /// How long ago a leader was heard, whoever it was; `None`: never since this node's start.
     pub fn leader_heard(&self) -> Option<Duration> {
         self.told.leader_heard()
+    }
+
+    /// How long ago a majority of the voters, this node among them, last acknowledged it as their leader; `None`: not since
+    /// it leads, or another does. A leader alone is a majority, always.
+    ///
+    /// Raft has a leader that hears of nobody lead on until it hears of another: only this tells it apart from one that
+    /// leads.
+    pub fn majority_heard(&self) -> Option<Duration> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        if metrics.state != ServerState::Leader {
+            return None;
+        }
+        if metrics.membership_config.voter_ids().all(|id| id == self.node) {
+            return Some(Duration::ZERO);
+        }
+        metrics.last_quorum_acked.map(|acked| acked.elapsed())
+    }
+
+    /// Whether this node has its cluster: it hears of a leader, or leads and hears of a majority.
+    pub fn hears_cluster(&self) -> bool {
+        let leader = self.leader.borrow().as_ref().map(|leader| leader.id);
+        leader.is_some_and(|leader| {
+            leader != self.node || self.majority_heard().is_some_and(|ago| ago <= ELECTION_TIMEOUT)
+        })
     }
 
     /// The voters, by the newest membership that this node knows.

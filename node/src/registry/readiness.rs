@@ -8,23 +8,27 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 use super::barrier::Barrier;
-use crate::raft::{self, Leader, ReadError};
+use crate::raft::{self, Consensus, Leader, ReadError};
 
-/// A node that has heard of no leader for this long is not ready: longer than elections take, even a few in a row, and
-/// shorter than clients wait.
+/// A node that has heard of no leader for this long, or as the leader of no majority, is not ready: longer than elections take,
+/// even a few in a row, and shorter than clients wait.
 pub const NO_LEADER_MAX: Duration = Duration::from_secs(3);
-/// While it is not ready it is looked again so often.
+/// It is looked again so often.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Keeps `ready` and `caught_up` up to date.
 pub(super) struct Readiness {
+    pub(super) consensus: Arc<Consensus>,
     pub(super) barrier: Barrier,
     pub(super) leads: watch::Receiver<Option<Leader>>,
     pub(super) applied: watch::Receiver<raft::Applied>,
-    /// It has applied what a leader had committed after its start, and there is a leader.
+    /// It has applied what a leader had committed after its start, and there is a leader, with a majority.
     pub(super) ready: watch::Sender<bool>,
     /// It has applied what a leader had committed after its start: from then on it never shows less than it did before.
     pub(super) caught_up: Arc<AtomicBool>,
@@ -40,7 +44,9 @@ impl Readiness {
             if self.until_abandoned().await.is_none() {
                 return;
             }
-            tracing::warn!("no leader was heard of for {NO_LEADER_MAX:?}: this node is not ready");
+            tracing::warn!(
+                "no leader, or no majority, was heard of for {NO_LEADER_MAX:?}: this node is not ready"
+            );
             self.ready.send_replace(false);
         }
     }
@@ -66,14 +72,18 @@ impl Readiness {
         }
     }
 
-    /// Waits until no leader was heard of for too long; `None` once the node ends.
+    /// Waits until nothing was heard of the cluster for too long; `None` once the node ends.
     async fn until_abandoned(&mut self) -> Option<()> {
-        loop {
-            self.leads.wait_for(Option::is_none).await.ok()?;
-            match timeout(NO_LEADER_MAX, self.leads.wait_for(Option::is_some)).await {
-                Ok(found) => drop(found.ok()?),
-                Err(_) => return Some(()),
+        let mut heard = Instant::now();
+        while heard.elapsed() < NO_LEADER_MAX {
+            // Silence is no change.
+            if let Ok(changed) = timeout(LOOK_EVERY, self.leads.changed()).await {
+                changed.ok()?;
+            }
+            if self.consensus.hears_cluster() {
+                heard = Instant::now();
             }
         }
+        Some(())
     }
 }
