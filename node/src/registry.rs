@@ -184,12 +184,6 @@ impl NodeRegistry {
         (Arc::new(registry), submitter.run())
     }
 
-    /// Whether the node serves, as it changes: it has applied all that was committed when it first heard of a leader, and
-    /// has not been without one, or as the leader without a majority, for [`NO_LEADER_MAX`] since.
-    pub fn ready(&self) -> watch::Receiver<bool> {
-        self.ready.clone()
-    }
-
     /// Takes no more requests; those on their way are still answered.
     pub fn close(&self) {
         self.asks.write().take();
@@ -505,6 +499,12 @@ impl Registry for NodeRegistry {
             state_bytes: state.bytes(),
             ready: *self.ready.borrow(),
         }
+    }
+
+    /// It serves once it has applied all that was committed when it first heard of a leader, and as long as it has not been
+    /// without one, or as the leader without a majority, for [`NO_LEADER_MAX`] since.
+    fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.clone()
     }
 
     fn votes(&self) -> BTreeMap<u64, bool> {

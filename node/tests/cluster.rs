@@ -5,14 +5,18 @@ mod support;
 use std::time::Duration;
 
 use prost::Message;
-use spine_core::RULES_KNOWN;
+use spine_api::{Blocking, Consistency, Context, Error, Read};
+use spine_core::{GetKey, Index, RULES_KNOWN};
 use spine_node::limits::{HELLO_BYTES_MAX, MEMBERSHIP_BYTES_MAX, PEER_MESSAGE_BYTES_MAX};
 use spine_proto::internal::v1::{
     self, entry::Payload, hello_client::HelloClient, join_response::Result as JoinResult,
     members_client::MembersClient, raft_client::RaftClient,
 };
-use support::{cluster::Cluster, write};
-use tokio::time::{Instant, sleep, timeout};
+use support::{cluster::Cluster, cx, write};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
 use tonic::{Code, transport::Endpoint};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,6 +78,79 @@ async fn leadership_is_handed_over() {
     let now = cluster.leader_among(&[0, 1, 2]).await;
     write(&*cluster.registry(now), "after", "handover").await;
     cluster.until_equal(&[0, 1, 2]).await;
+    cluster.stop().await;
+}
+
+/// Waits at a node for a key to become newer than that.
+fn wait_for(
+    cluster: &Cluster,
+    node: usize,
+    consistency: Consistency,
+    floor: Index,
+) -> JoinHandle<Result<Index, Error>> {
+    let registry = cluster.registry(node);
+    tokio::spawn(async move {
+        let cx = Context { consistency, ..cx() };
+        let blocking = Blocking {
+            floor,
+            until: Instant::now() + Duration::from_hours(1),
+        };
+        let answer = registry.read(&cx, &GetKey("k".into()), Some(blocking)).await;
+        answer.map(|answer| answer.index)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_at_a_node_that_has_lost_the_others_is_told() {
+    let mut cluster = Cluster::start().await;
+    for leads in [true, false] {
+        let leader = cluster.leader_among(&[0, 1, 2]).await;
+        let left = if leads { leader } else { (leader + 1) % 3 };
+        let others = (0..3).filter(|node| *node != left);
+        let floor = write(&*cluster.registry(left), "k", format!("{leads}"))
+            .await
+            .index;
+        let waited = cluster.registry(left).hub().waiting();
+        let fresh = wait_for(&cluster, left, Consistency::Linearizable, floor);
+        let stale = wait_for(&cluster, left, Consistency::Stale, floor);
+        let wait = async {
+            while cluster.registry(left).hub().waiting() < waited + 2 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), wait).await.expect("they wait");
+        for other in others.clone() {
+            cluster.halt(other).await;
+        }
+        let told = timeout(Duration::from_secs(30), fresh).await;
+        let told = told.expect("it does not wait for nothing").unwrap();
+        assert_eq!(told, Err(Error::NoLeader), "leads: {leads}");
+        assert!(!stale.is_finished());
+        stale.abort();
+        let status = cluster.registry(left).status();
+        assert!(!status.ready && status.leader.is_none(), "{status:?}");
+        assert!(status.last_contact > Some(Duration::from_secs(1)), "{status:?}");
+        for other in others {
+            cluster.revive(other).await;
+        }
+        cluster.until_ready(left).await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_may_be_longer_than_the_deadline_of_a_call() {
+    let cluster = Cluster::start().await;
+    let leader = cluster.leader_among(&[0, 1, 2]).await;
+    let registry = cluster.registry((leader + 1) % 3);
+    let floor = write(&*registry, "k", "1").await.index;
+    let began = cx();
+    let blocking = Blocking {
+        floor,
+        until: began.deadline + Duration::from_millis(1),
+    };
+    let answer = registry.read(&began, &GetKey("k".into()), Some(blocking)).await;
+    assert_eq!(answer.map(|answer| answer.index), Ok(floor));
     cluster.stop().await;
 }
 

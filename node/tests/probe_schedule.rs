@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::watch;
 
 const PACE: Pace = Pace {
     interval: Ttl::seconds(10),
@@ -485,6 +486,10 @@ impl Registry for Slow {
 
     fn status(&self) -> NodeStatus {
         self.local.status()
+    }
+
+    fn ready(&self) -> watch::Receiver<bool> {
+        self.local.ready()
     }
 
     async fn admin(&self, cx: &Context, command: AdminCommand) -> Result<AdminOutcome, Error> {

@@ -70,6 +70,10 @@ impl Registry for Late {
         self.local.status()
     }
 
+    fn ready(&self) -> watch::Receiver<bool> {
+        self.local.ready()
+    }
+
     async fn admin(&self, cx: &Context, command: AdminCommand) -> Result<AdminOutcome, Error> {
         self.local.admin(cx, command).await
     }

@@ -9,6 +9,7 @@ use spine_core::{
     Applied, Author, Command, Entry, NodeName, Outcome, Renewal, RenewalRequest, Renewed, Request, Rights,
     State, Time, Ttl, WallTime,
 };
+use tokio::sync::watch;
 
 use crate::{
     hub::Hub,
@@ -21,8 +22,8 @@ pub struct Local {
     hub: Hub,
     /// The state being changed, and the cluster time.
     now: Mutex<(State, Time)>,
-    /// Set to answer as a node without a leader does.
-    leaderless: Mutex<bool>,
+    /// Whether there is a leader: without one it answers as a node that has had none for some time.
+    led: watch::Sender<bool>,
     /// Who votes and who learns.
     votes: Mutex<BTreeMap<u64, bool>>,
 }
@@ -38,7 +39,7 @@ impl Local {
             name,
             hub: Hub::new(state.clone()),
             now: Mutex::new((state, Time(0))),
-            leaderless: Mutex::new(false),
+            led: watch::Sender::new(true),
             votes: Mutex::new([(NODE, true)].into()),
         }
     }
@@ -63,9 +64,9 @@ impl Local {
         }
     }
 
-    /// From now on answers as a node that knows no leader, or again as one that does.
+    /// From now on answers as a node that has known no leader for some time and is not ready, or again as one that does.
     pub fn set_leaderless(&self, leaderless: bool) {
-        *self.leaderless.lock() = leaderless;
+        self.led.send_replace(!leaderless);
     }
 
     /// From now on says so of a server, whether or not there is one of this id.
@@ -90,10 +91,10 @@ impl Local {
     }
 
     fn check_leader(&self) -> Result<(), Error> {
-        if *self.leaderless.lock() {
-            Err(Error::NoLeader)
-        } else {
+        if *self.led.borrow() {
             Ok(())
+        } else {
+            Err(Error::NoLeader)
         }
     }
 
@@ -157,7 +158,7 @@ impl Registry for Local {
 
     fn status(&self) -> NodeStatus {
         let state = self.hub.newest();
-        let leader = !*self.leaderless.lock();
+        let leader = *self.led.borrow();
         NodeStatus {
             name: self.name.clone(),
             node_id: NODE,
@@ -174,8 +175,12 @@ impl Registry for Local {
             time: state.time(),
             rules: state.rules(),
             state_bytes: state.bytes(),
-            ready: true,
+            ready: leader,
         }
+    }
+
+    fn ready(&self) -> watch::Receiver<bool> {
+        self.led.subscribe()
     }
 
     fn votes(&self) -> BTreeMap<u64, bool> {

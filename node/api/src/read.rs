@@ -28,6 +28,9 @@ pub trait Read {
     ///
     /// A floor above what this node has applied is waited for; a client that has seen the future of another life of
     /// this cluster gets the present, with its lower index, from a linearizable read.
+    ///
+    /// That nothing has happened is said of the moment of the answer, too: a linearizable read whose time has come asks the
+    /// leader again, and one that waits at a node that is cut off ends with [`Error::NoLeader`]. A stale one waits on.
     async fn read<Q: Query>(
         &self,
         cx: &Context,
@@ -37,6 +40,10 @@ pub trait Read {
 
     /// A cursor over what happens to `interest` after `from`.
     fn watch(&self, interest: Interest, from: Index) -> Cursor<'_>;
+
+    /// Waits until this node is cut off from its cluster, and no longer serves: whoever waited here for something to happen
+    /// would wait for nothing.
+    async fn cut_off(&self);
 }
 
 #[async_trait]
@@ -75,8 +82,13 @@ impl<R: Registry + ?Sized> Read for R {
             }
             tokio::select! {
                 biased;
+                () = self.cut_off(), if cx.consistency == Consistency::Linearizable => {
+                    return Err(Error::NoLeader);
+                }
                 woken = ticket.touched() => { woken?; }
-                () = tokio::time::sleep_until(until) => return Ok(query.ask(&self.hub().newest())),
+                () = tokio::time::sleep_until(until) => {
+                    return Ok(query.ask(&*self.view(&cx.renewed()).await?));
+                }
             }
             state = self.hub().newest();
         }
@@ -87,6 +99,13 @@ impl<R: Registry + ?Sized> Read for R {
             hub: self.hub(),
             interest,
             next: from.next(),
+        }
+    }
+
+    async fn cut_off(&self) {
+        if self.ready().wait_for(|ready| !ready).await.is_err() {
+            // The node ends, which who waits is told by the hub.
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use spine_core::{
     Applied, Command, Dialect, Index, NodeName, Rejection, Renewal, Renewed, RequestId, State, Time,
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use crate::hub::Hub;
 
@@ -18,6 +18,8 @@ use crate::hub::Hub;
 ///   here shows it. Where that is not known when the deadline comes, it says [`Error::Unknown`], never "failed".
 /// - `view` gives a state at least as new as the consistency asks.
 /// - The hub's state is never older than one that `view` gave.
+/// - `ready` says of itself, and within seconds, that this node has lost its cluster: who waits here for something to happen
+///   relies on that.
 #[async_trait]
 pub trait Registry: Send + Sync + 'static {
     /// Changes the state. A command that repeats what is there already (a heartbeat, a TTL report) travels as a
@@ -37,6 +39,9 @@ pub trait Registry: Send + Sync + 'static {
 
     /// What this node knows of itself. Local, never waits.
     fn status(&self) -> NodeStatus;
+
+    /// Whether this node serves, as it changes: [`NodeStatus::ready`].
+    fn ready(&self) -> watch::Receiver<bool>;
 
     /// Which servers vote (`true`) and which only learn, by Raft node id, as the newest entry of this node's log has it. Who
     /// is not in it is not known of. Local, never waits.
@@ -76,6 +81,15 @@ impl Context {
             deadline: Instant::now() + crate::limits::REQUEST_DEADLINE,
             consistency: Consistency::default(),
             request: None,
+        }
+    }
+
+    /// The same with time of its own, for what comes after a wait that may have outlasted the deadline.
+    #[must_use]
+    pub fn renewed(&self) -> Self {
+        Self {
+            deadline: Instant::now() + crate::limits::REQUEST_DEADLINE,
+            ..self.clone()
         }
     }
 }
@@ -184,7 +198,8 @@ pub struct NodeStatus {
     pub rules: u32,
     /// Bytes of state.
     pub state_bytes: u64,
-    /// Whether it is ready to serve: it has caught up with what it knew to be committed.
+    /// Whether it is ready to serve: it has caught up with what it knew to be committed, and has not been without a leader
+    /// for long since.
     pub ready: bool,
 }
 

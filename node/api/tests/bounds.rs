@@ -31,7 +31,7 @@ use spine_core::{
     InstanceId, KeyRange, NodeDefinition, NodeName, Put, Register, Renewal, Renewed, Repeat, Service,
     ServiceName, State, Status, Thresholds, Topic, WallTime, Weights, limits::VALUE_BYTES_MAX,
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tower::ServiceExt;
 
 struct Around;
@@ -229,6 +229,10 @@ impl Registry for Stalled {
 
     fn status(&self) -> NodeStatus {
         self.0.status()
+    }
+
+    fn ready(&self) -> watch::Receiver<bool> {
+        self.0.ready()
     }
 
     async fn admin(&self, cx: &Context, command: AdminCommand) -> Result<AdminOutcome, Error> {

@@ -179,8 +179,7 @@ impl Runner for Script {
             "leaderless" => {
                 let leaderless = args.next_pos().ok_or("value not given")?.parse()?;
                 args.reject_next()?;
-                self.local.set_leaderless(leaderless);
-                Ok(String::new())
+                Ok(self.set_leaderless(leaderless))
             }
             // The leader loses a server, or hears it again: lose NAME, hear NAME
             "lose" | "hear" => {
@@ -264,6 +263,12 @@ impl Script {
                 tokio::task::yield_now().await;
             }
         });
+    }
+
+    fn set_leaderless(&self, leaderless: bool) -> String {
+        self.local.set_leaderless(leaderless);
+        self.settle();
+        String::new()
     }
 
     fn member(&self, name: &str) -> Result<String, Box<dyn Error>> {

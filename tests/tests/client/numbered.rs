@@ -12,6 +12,7 @@ use spine_client::{Builder, Client, Error, Guard};
 use spine_core::limits::SESSION_IDLE;
 use spine_core::{Applied, Command, Renewal, Renewed, State};
 use spine_tests::local_api::{LocalApi, local};
+use tokio::sync::watch;
 
 /// A server that applies, and then now and then doesn't know what came of it.
 struct Forgetful {
@@ -62,6 +63,10 @@ impl Registry for Forgetful {
 
     fn status(&self) -> NodeStatus {
         self.local.status()
+    }
+
+    fn ready(&self) -> watch::Receiver<bool> {
+        self.local.ready()
     }
 
     async fn admin(&self, cx: &Context, command: AdminCommand) -> Result<AdminOutcome, ApiError> {

@@ -57,7 +57,8 @@ impl Call {
         })
     }
 
-    /// Reads, and waits if asked to. Who waits when the node stops gets what there is, not a broken connection.
+    /// Reads, and waits if asked to. Who waits when the node stops gets what there is, not a broken connection; who waits at
+    /// one that has lost its leader is told that, unless what is stale will do.
     pub(crate) async fn read<Q: Query>(
         &self,
         query: &Q,

@@ -14,8 +14,8 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Door, consistency, decode, misfit,
-    queue::{Attempt, Place, Queue, Standing, Which, fresh},
-    reply, status,
+    queue::{Attempt, Place, Queue, Standing, Which},
+    reply, status, unless_cut_off,
 };
 use crate::{
     limits,
@@ -284,9 +284,11 @@ struct Told(Option<(Revision, Bytes)>);
 
 async fn tell(observer: Option<Observer>) -> Option<(Result<v1::LeaderResponse, Status>, Option<Observer>)> {
     let mut observer = observer?;
-    match observer.next().await {
+    let registry = observer.registry.clone();
+    let next = async { observer.next().await.map_err(|error| status::of(&error)) };
+    match unless_cut_off(&*registry, next).await {
         Ok(message) => Some((Ok(message), Some(observer))),
-        Err(error) => Some((Err(status::of(&error)), None)),
+        Err(status) => Some((Err(status), None)),
     }
 }
 
@@ -294,7 +296,7 @@ impl Observer {
     async fn begin(door: &Door, cx: &Context, name: &[u8]) -> Result<Self, Error> {
         let queue = Queue::new(name)?;
         // What was decided before the request is told.
-        door.registry.view(&fresh(cx)).await?;
+        door.registry.view(&cx.renewed()).await?;
         Ok(Self {
             registry: door.registry.clone(),
             server: door.name().to_string(),
@@ -303,6 +305,7 @@ impl Observer {
         })
     }
 
+    /// Dropping the future loses nothing.
     async fn next(&mut self) -> Result<v1::LeaderResponse, Error> {
         let quiet = Instant::now() + limits::OBSERVE_PROGRESS;
         loop {

@@ -36,6 +36,7 @@ pub use self::status::not_ready;
 use crate::{
     draw::Draw,
     limits,
+    read::Read,
     registry::{Consistency, Context, Credential, Error, Registry},
 };
 
@@ -178,6 +179,21 @@ impl Door {
 /// The last step of a call.
 fn reply<T>(answer: Result<T, Error>) -> Result<Response<T>, Status> {
     answer.map(Response::new).map_err(|error| status::of(&error))
+}
+
+/// The next message of a stream; none from a server that is cut off from its cluster, which would say for ever that nothing
+/// happens.
+async fn unless_cut_off<T>(
+    registry: &dyn Registry,
+    next: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    tokio::select! {
+        biased;
+        () = registry.cut_off() => {
+            Err(not_ready("this server has heard of no leader for some time"))
+        }
+        next = next => next,
+    }
 }
 
 /// An outcome that the command can't have: a defect, told instead of hidden.

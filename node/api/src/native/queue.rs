@@ -41,6 +41,7 @@ use tokio::{task::JoinHandle, time::Instant};
 use super::{Door, encode, misfit};
 use crate::{
     limits,
+    read::Read,
     registry::{Context, Error},
 };
 
@@ -238,6 +239,9 @@ impl Queue {
     }
 
     /// Waits until a place is the first, or the time is over. `None`: it was given back meanwhile.
+    ///
+    /// # Errors
+    /// Also [`Error::NoLeader`] at a server that is cut off from its cluster, which would not hear whose turn it is.
     async fn wait(
         &self,
         door: &Door,
@@ -260,7 +264,7 @@ impl Queue {
             };
             if stands.is_first() {
                 // This server may be behind: what it has not applied yet may be the end of the lease.
-                return standing(&*door.registry.view(&fresh(cx)).await?);
+                return standing(&*door.registry.view(&cx.renewed()).await?);
             }
             if Instant::now() >= until {
                 return Ok(Some(stands));
@@ -273,6 +277,7 @@ impl Queue {
             }
             tokio::select! {
                 biased;
+                () = door.registry.cut_off() => return Err(Error::NoLeader),
                 woken = ticket.touched() => { woken?; }
                 () = tokio::time::sleep_until(until) => {}
             }
@@ -371,14 +376,6 @@ fn touch(key: &Key, lease: LeaseId, value: Option<&Bytes>, seen: Option<&KvRow>)
     }
 }
 
-/// Who asks, as before, with time of its own: a wait may outlast the deadline of other calls.
-pub(super) fn fresh(cx: &Context) -> Context {
-    Context {
-        deadline: Instant::now() + limits::REQUEST_DEADLINE,
-        ..cx.clone()
-    }
-}
-
 /// A call's way to a place: the place as this call wrote it, and what becomes of it when the call ends; see the module's
 /// words.
 pub(super) struct Attempt {
@@ -437,7 +434,7 @@ impl Attempt {
             }
             // Another attempt has entered since, and might take the place away.
             let claim = touch(&self.place.key, self.lease, None, Some(seen));
-            if let Some(place) = self.queue.write(&self.door, &fresh(&self.cx), claim).await? {
+            if let Some(place) = self.queue.write(&self.door, &self.cx.renewed(), claim).await? {
                 self.place = place.clone();
                 return Ok(Some(Standing { place, ..standing }));
             }
@@ -458,7 +455,7 @@ impl Attempt {
 
     /// One for each call that waited, so there are no more of them than of those.
     fn leaving(&self) -> JoinHandle<()> {
-        let (door, cx, queue) = (self.door.clone(), fresh(&self.cx), self.queue.clone());
+        let (door, cx, queue) = (self.door.clone(), self.cx.renewed(), self.queue.clone());
         let (lease, touched) = (self.lease, Which::Touched(self.place.row.mod_revision));
         tokio::spawn(async move {
             // If it fails, the place ends with the lease.

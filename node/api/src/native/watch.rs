@@ -8,7 +8,7 @@ use spine_core::{Event, Index, Interest, Rejection, State};
 use spine_proto::v1::{self, watch_server::Watch};
 use tonic::{Request, Response, Status};
 
-use super::{Door, decode, encode, status};
+use super::{Door, decode, encode, status, unless_cut_off};
 use crate::{
     limits,
     read::Read,
@@ -47,7 +47,8 @@ struct Teller {
 
 async fn tell(teller: Option<Teller>) -> Option<(Result<v1::WatchResponse, Status>, Option<Teller>)> {
     let mut teller = teller?;
-    match teller.next().await {
+    let registry = teller.registry.clone();
+    match unless_cut_off(&*registry, teller.next()).await {
         Ok(message) => Some((Ok(message), Some(teller))),
         Err(status) => Some((Err(status), None)),
     }
@@ -79,6 +80,7 @@ impl Teller {
         })
     }
 
+    /// Dropping the future loses nothing.
     async fn next(&mut self) -> Result<v1::WatchResponse, Status> {
         if std::mem::take(&mut self.opening) {
             return Ok(v1::WatchResponse {
@@ -93,12 +95,6 @@ impl Teller {
                 .next(Some(self.idle))
                 .await
                 .map_err(|error| status::of_cursor(&error))?;
-            // Cut off from its cluster it would say for ever that nothing happens.
-            if batch.events.is_empty() && !self.registry.status().ready {
-                return Err(status::not_ready(
-                    "this server has heard of no leader for some time",
-                ));
-            }
             self.through = batch.through;
             self.pending = batch.events;
             self.pending.reverse();

@@ -15,5 +15,6 @@ mod served;
 mod statuses;
 mod txn;
 mod unread;
+mod waits;
 mod watch;
 mod watch_topics;

@@ -78,6 +78,7 @@ pub(crate) struct Scripted {
     told: std::sync::Mutex<Told>,
     /// Whether deletions wait.
     hold: watch::Sender<bool>,
+    ready: watch::Sender<bool>,
 }
 
 struct Told {
@@ -87,7 +88,6 @@ struct Told {
     /// What is put before the next view is given.
     arrives: Option<&'static str>,
     cluster: Option<&'static str>,
-    ready: bool,
     last: Option<(Duration, Context)>,
 }
 
@@ -113,13 +113,13 @@ impl Scripted {
             fail_view_once: None,
             arrives: None,
             cluster: None,
-            ready: true,
             last: None,
         };
         Self {
             local,
             told: told.into(),
             hold: watch::Sender::new(false),
+            ready: watch::Sender::new(true),
         }
     }
 
@@ -161,7 +161,7 @@ impl Scripted {
     }
 
     pub(crate) fn set_ready(&self, ready: bool) {
-        self.told.lock().unwrap().ready = ready;
+        self.ready.send_replace(ready);
     }
 
     /// How much time the last call was given, and all that was said about it.
@@ -229,13 +229,17 @@ impl Registry for Scripted {
     }
 
     fn status(&self) -> NodeStatus {
-        let told = self.told.lock().unwrap();
+        let cluster = self.told.lock().unwrap().cluster;
         let status = self.local.status();
         NodeStatus {
-            ready: told.ready,
-            cluster_id: told.cluster.map_or(status.cluster_id, Into::into),
+            ready: *self.ready.borrow(),
+            cluster_id: cluster.map_or(status.cluster_id, Into::into),
             ..status
         }
+    }
+
+    fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
     }
 
     fn votes(&self) -> BTreeMap<u64, bool> {
