@@ -3,10 +3,7 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +12,7 @@ use spine_proto::v1::{self, lease_client::LeaseClient};
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tonic::transport::Channel;
 
@@ -174,6 +171,75 @@ pub enum LeaseLost {
     Unsure,
 }
 
+/// How long a lease is held that was renewed for so long: a hundredth less than the cluster leaves it, for clocks that don't go
+/// equally fast and timers that come late.
+fn held_for(ttl: Duration) -> Duration {
+    ttl.saturating_sub(ttl / 100)
+}
+
+/// What is known of a lease. It only ever becomes greater: what was lost is not held again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// It lives until then at least.
+    Held(Instant),
+    /// It was not renewed in time.
+    Unsure,
+    /// Its revocation has begun here.
+    Ending,
+    /// It is over: nothing is left to be done.
+    Ended,
+}
+
+impl Standing {
+    fn lost(self) -> Option<LeaseLost> {
+        match self {
+            Self::Held(_) => None,
+            Self::Unsure => Some(LeaseLost::Unsure),
+            Self::Ending | Self::Ended => Some(LeaseLost::Ended),
+        }
+    }
+}
+
+/// What is known of a lease, shared by who keeps it and who holds it.
+#[derive(Clone, Debug)]
+struct Known(watch::Sender<Standing>);
+
+impl Known {
+    fn new(until: Instant) -> Self {
+        Self(watch::Sender::new(Standing::Held(until)))
+    }
+
+    /// More is known; what is known already stays.
+    fn becomes(&self, next: Standing) {
+        self.0.send_if_modified(|standing| {
+            let news = next > *standing;
+            *standing = next.max(*standing);
+            news
+        });
+    }
+
+    /// By the clock as well: who keeps the lease may have been held up together with the process.
+    fn now(&self) -> Standing {
+        self.0.send_if_modified(|standing| {
+            let is_over = matches!(standing, Standing::Held(until) if *until <= Instant::now());
+            if is_over {
+                *standing = Standing::Unsure;
+            }
+            is_over
+        });
+        *self.0.borrow()
+    }
+
+    async fn lost(&self) -> LeaseLost {
+        let mut known = self.0.subscribe();
+        let lost = known.wait_for(|standing| standing.lost().is_some()).await;
+        // The sender is in this value, and outlives the wait.
+        lost.ok()
+            .and_then(|standing| standing.lost())
+            .unwrap_or(LeaseLost::Ended)
+    }
+}
+
 /// A lease that is kept alive. Clones are the same lease; when the last one is dropped it is no longer renewed, and it is
 /// revoked in the background, as far as that is possible.
 #[derive(Clone, Debug)]
@@ -183,36 +249,27 @@ pub struct Lease(Arc<Kept>);
 struct Kept {
     leases: Leases,
     id: LeaseId,
-    lost: watch::Receiver<Option<LeaseLost>>,
+    known: Known,
     keeping: JoinHandle<()>,
-    /// Its revocation has begun: it is renewed no more.
-    ending: AtomicBool,
-    /// It was revoked: nothing is left to be done.
-    over: AtomicBool,
     /// Places in queues that it had and that are on their way back.
     returns: watch::Sender<BTreeMap<Bytes, usize>>,
 }
 
 impl Lease {
     fn keep(leases: Leases, id: LeaseId, ttl: Duration, sent: Instant) -> Self {
-        let (tell, lost) = watch::channel(None);
+        let known = Known::new(sent + held_for(ttl));
         let keeper = Keeper {
             leases: leases.clone(),
             id,
             ttl,
             confirmed: sent,
+            known: known.clone(),
         };
-        let keeping = tokio::spawn(async move {
-            let lost = keeper.run().await;
-            tell.send_replace(Some(lost));
-        });
         Self(Arc::new(Kept {
             leases,
             id,
-            lost,
-            keeping,
-            ending: AtomicBool::new(false),
-            over: AtomicBool::new(false),
+            known,
+            keeping: tokio::spawn(keeper.run()),
             returns: watch::Sender::default(),
         }))
     }
@@ -222,21 +279,17 @@ impl Lease {
         self.0.id
     }
 
-    /// Why it is no longer held; `None`: it is.
+    /// Why it is no longer held; `None`: it is. Looks at the clock, so it is right at once after the process stood still.
     pub fn is_lost(&self) -> Option<LeaseLost> {
-        if self.0.ending.load(Ordering::Relaxed) {
-            return Some(LeaseLost::Ended);
-        }
-        *self.0.lost.borrow()
+        self.0.known.now().lost()
     }
 
     /// Waits until it is no longer held. What was done in its name must stop then: it may be another's turn.
     ///
-    /// This is known before the cluster gives what hung on it to others, as long as the clocks of both go equally fast.
+    /// This is known before the cluster gives what hung on it to others, as long as the clocks of both go equally fast, but for
+    /// a hundredth.
     pub async fn lost(&self) -> LeaseLost {
-        let mut lost = self.0.lost.clone();
-        let told = lost.wait_for(Option::is_some).await;
-        told.ok().and_then(|told| *told).unwrap_or(LeaseLost::Ended)
+        self.0.known.lost().await
     }
 
     /// Ends it with all that hangs on it. Clones find it lost. It may be repeated; if the future is dropped, or fails, that is
@@ -245,10 +298,10 @@ impl Lease {
     /// # Errors
     /// As every write; it ends by itself then.
     pub async fn revoke(self) -> Result<()> {
-        self.0.ending.store(true, Ordering::Relaxed);
+        self.0.known.becomes(Standing::Ending);
         self.0.keeping.abort();
         self.0.leases.end(self.0.id).await?;
-        self.0.over.store(true, Ordering::Relaxed);
+        self.0.known.becomes(Standing::Ended);
         Ok(())
     }
 
@@ -293,7 +346,7 @@ impl Drop for Returning {
 impl Drop for Kept {
     fn drop(&mut self) {
         self.keeping.abort();
-        let is_over = self.over.load(Ordering::Relaxed) || *self.lost.borrow() == Some(LeaseLost::Ended);
+        let is_over = self.known.now() == Standing::Ended;
         if let (false, Ok(runtime)) = (is_over, tokio::runtime::Handle::try_current()) {
             let (leases, id) = (self.leases.clone(), self.id);
             runtime.spawn(async move { leases.end(id).await });
@@ -308,28 +361,34 @@ struct Keeper {
     ttl: Duration,
     /// When the renewal was sent that was answered last: the lease lives from then on for at least its time to live.
     confirmed: Instant,
+    known: Known,
 }
 
 impl Keeper {
     /// Until it is lost.
-    async fn run(mut self) -> LeaseLost {
+    async fn run(mut self) {
         loop {
             sleep_until(self.confirmed + self.ttl / 3).await;
-            if let Some(lost) = self.renew().await {
-                return lost;
+            // It may have come late: the machine slept.
+            if self.known.now().lost().is_some() {
+                return;
             }
+            let renewed = timeout_at(self.ends(), self.renew()).await;
+            self.known.becomes(renewed.unwrap_or(Standing::Unsure));
         }
     }
 
-    /// Renews it once, trying for as long as it lives.
-    async fn renew(&mut self) -> Option<LeaseLost> {
-        let ends = self.confirmed + self.ttl;
+    /// How long it is held without another renewal.
+    fn ends(&self) -> Instant {
+        self.confirmed + held_for(self.ttl)
+    }
+
+    /// Renews it once, trying for as long as it takes.
+    async fn renew(&mut self) -> Standing {
         loop {
             let sent = Instant::now();
-            let left = ends.saturating_duration_since(sent);
-            if left.is_zero() {
-                return Some(LeaseLost::Unsure);
-            }
+            // An attempt at one server must leave time for the others.
+            let left = self.ends().saturating_duration_since(sent);
             let caller = &self.leases.0;
             let leases = Leases(Caller {
                 pool: caller.pool.within(left.min(caller.pool.deadline())),
@@ -339,13 +398,39 @@ impl Keeper {
                 Ok(renewed) => {
                     self.confirmed = sent;
                     self.ttl = Duration::from_millis(renewed.ttl_ms);
-                    return None;
+                    return Standing::Held(self.ends());
                 }
                 Err(Error::Refused(refusal)) if refusal.code == "unknown_lease" => {
-                    return Some(LeaseLost::Ended);
+                    return Standing::Ended;
                 }
-                Err(_) => sleep(jittered(RENEW_PAUSE).min(left)).await,
+                Err(_) => sleep(jittered(RENEW_PAUSE)).await,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_lost_by_the_clock_is_not_held_again() {
+        let known = Known::new(Instant::now() + Duration::from_secs(10));
+        advance(Duration::from_secs(9)).await;
+        assert_eq!(known.now().lost(), None);
+        known.becomes(Standing::Held(Instant::now() + Duration::from_secs(10)));
+        advance(Duration::from_secs(9)).await;
+        assert_eq!(known.now().lost(), None, "it was renewed");
+
+        // Nobody has waited, and nobody has told it.
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(known.now().lost(), Some(LeaseLost::Unsure));
+        known.becomes(Standing::Held(Instant::now() + Duration::from_secs(10)));
+        assert_eq!(known.now().lost(), Some(LeaseLost::Unsure));
+        assert_eq!(known.lost().await, LeaseLost::Unsure);
+        known.becomes(Standing::Ended);
+        assert_eq!(known.now().lost(), Some(LeaseLost::Ended));
     }
 }

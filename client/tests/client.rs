@@ -10,7 +10,7 @@ use std::{
 };
 
 use scripted::{Act, Server};
-use spine_client::{Batch, Client, Error, Guard, KeyRange, Topic};
+use spine_client::{Batch, Client, Error, Guard, KeyRange, LeaseLost, Topic};
 
 /// A client that doesn't wait long.
 fn client(servers: &[&Server]) -> Client {
@@ -349,6 +349,26 @@ async fn a_watch_ends_where_its_changes_are_no_longer_kept() {
         .unwrap();
     assert_eq!(watch.next().await.unwrap().index, 3);
     assert_eq!(watch.next().await.unwrap_err(), Error::Compacted { oldest: 42 });
+}
+
+#[tokio::test]
+async fn a_lease_is_known_to_be_lost_before_the_cluster_lets_others_have_what_hung_on_it() {
+    let ttl = Duration::from_secs(10);
+    for silent in [Act::Hang, Act::Refuse("no_leader")] {
+        // After the grant nobody hears a renewal any more.
+        let server = Server::start([Act::Answer]).await;
+        let lease = client(&[&server]).lease.grant(ttl).await.unwrap();
+        server.go_on_with([silent; 500]);
+        // The server counts from when it heard of the lease at the earliest. No answer is on its way, so time can jump.
+        let ends = server.first_call() + ttl;
+        tokio::time::pause();
+        assert_eq!(lease.lost().await, LeaseLost::Unsure);
+        let left = ends.checked_duration_since(tokio::time::Instant::now());
+        assert!(left.is_some(), "{silent:?}: {:?} late", ends.elapsed());
+        assert!(left < Some(ttl / 20), "{silent:?}: {left:?} too early");
+        assert_eq!(lease.is_lost(), Some(LeaseLost::Unsure));
+        tokio::time::resume();
+    }
 }
 
 /// Waits until the client speaks to these servers.

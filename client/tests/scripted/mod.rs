@@ -10,9 +10,9 @@ use std::{
 
 use futures::{Stream, StreamExt, stream};
 use spine_client::proto as v1;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::Instant};
 use tonic::{Code, Request, Response, Status, transport};
-use v1::{election_server, kv_server, members_server, sessions_server, watch_server};
+use v1::{election_server, kv_server, lease_server, members_server, sessions_server, watch_server};
 
 /// What to do with a call.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +36,8 @@ pub(crate) const CLUSTER: &str = "c1";
 struct Log {
     acts: VecDeque<Act>,
     calls: usize,
+    /// When the first one came.
+    first: Option<Instant>,
     authorization: Option<String>,
     watched: Vec<(String, Option<u64>)>,
     /// The clusters of which those watches said that their place is.
@@ -77,6 +79,7 @@ impl Server {
             let serving = transport::Server::builder()
                 .add_service(election_server::ElectionServer::new(script.clone()))
                 .add_service(kv_server::KvServer::new(script.clone()))
+                .add_service(lease_server::LeaseServer::new(script.clone()))
                 .add_service(members_server::MembersServer::new(script.clone()))
                 .add_service(sessions_server::SessionsServer::new(script.clone()))
                 .add_service(watch_server::WatchServer::new(script))
@@ -102,6 +105,11 @@ impl Server {
 
     pub(crate) fn calls(&self) -> usize {
         self.log.lock().unwrap().calls
+    }
+
+    /// When the first call came.
+    pub(crate) fn first_call(&self) -> Instant {
+        self.log.lock().unwrap().first.unwrap()
     }
 
     /// From now on it does this.
@@ -164,6 +172,7 @@ impl Script {
     fn next<T>(&self, request: &Request<T>) -> Act {
         let mut log = self.log.lock().unwrap();
         log.calls += 1;
+        log.first.get_or_insert_with(Instant::now);
         let authorization = request.metadata().get("authorization");
         log.authorization = authorization.map(|value| value.to_str().unwrap().to_owned());
         log.acts.pop_front().expect("no more calls than the script has")
@@ -234,6 +243,50 @@ impl kv_server::Kv for Script {
 
     async fn scan(&self, _: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
         Err(Status::unimplemented("no script has a scan"))
+    }
+}
+
+/// A lease is granted for as long as is asked.
+#[tonic::async_trait]
+impl lease_server::Lease for Script {
+    async fn grant(
+        &self,
+        request: Request<v1::LeaseGrantRequest>,
+    ) -> Result<Response<v1::LeaseGrantResponse>, Status> {
+        let ttl_ms = request.get_ref().ttl_ms;
+        self.play::<_, v1::LeaseGrantResponse>(request).await?;
+        Ok(Response::new(v1::LeaseGrantResponse {
+            ttl_ms,
+            ..v1::LeaseGrantResponse::default()
+        }))
+    }
+
+    async fn renew(
+        &self,
+        request: Request<v1::LeaseRenewRequest>,
+    ) -> Result<Response<v1::LeaseRenewResponse>, Status> {
+        self.play(request).await
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<v1::LeaseRevokeRequest>,
+    ) -> Result<Response<v1::LeaseRevokeResponse>, Status> {
+        self.play(request).await
+    }
+
+    async fn get(
+        &self,
+        request: Request<v1::LeaseGetRequest>,
+    ) -> Result<Response<v1::LeaseGetResponse>, Status> {
+        self.play(request).await
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::LeaseListRequest>,
+    ) -> Result<Response<v1::LeaseListResponse>, Status> {
+        self.play(request).await
     }
 }
 
