@@ -39,6 +39,7 @@ pub mod registry;
 pub mod server;
 mod start;
 pub mod storage;
+mod tasks;
 #[cfg(feature = "server")]
 pub mod telemetry;
 pub mod world;

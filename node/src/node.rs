@@ -3,17 +3,12 @@
 //!
 //! Several nodes may run in one process; nothing here is global.
 
-use std::{
-    collections::BTreeMap, future::Future, net::SocketAddr, panic::AssertUnwindSafe, path::PathBuf,
-    sync::Arc, time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use futures::FutureExt;
 use spine_api::{Context, Registry, hub::Hub};
 use spine_core::{Command, Dialect, Member, NodeName, RULES_KNOWN, limits};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
     time::timeout,
 };
 
@@ -36,7 +31,7 @@ use crate::{
         steward,
     },
     metrics_sink::NodeMetrics,
-    peer::{Port, Services, Waiting},
+    peer::{Links, Port, Services, Waiting},
     raft::{
         Applied, Consensus, Gate, Ground, Leader, Peer, TransferError,
         bootstrap::{Opened, StartError},
@@ -47,6 +42,7 @@ use crate::{
     registry::{About, NodeRegistry, Parts},
     start::{Start, Started, stay_known},
     storage::log::{LogOptions, LogStore},
+    tasks::{Fatal, Task},
     world::{World, home::Lodging, lock::DirLock, net::Listener},
 };
 
@@ -182,8 +178,15 @@ impl NodeSettings {
 }
 
 /// A running node.
+///
+/// It is ended by [`stop`](Self::stop), in order, or by [`halt`](Self::halt), at once. One that is dropped ends as well, at
+/// once and in the background: its tasks, its threads, and whatever it had open; who still has its [`registry`](Self::registry)
+/// is told that it is shutting down. The directory is its own until the last write there is over, for which the next start
+/// waits a little.
 pub struct Node {
-    registry: Arc<NodeRegistry>,
+    /// First, so that nobody takes for a failure that the rest ends.
+    tasks: Tasks,
+    door: Door,
     consensus: Arc<Consensus>,
     /// Where peers are answered, if there are any.
     port: Option<Port>,
@@ -192,25 +195,46 @@ pub struct Node {
     identity: Identity,
     boot_number: u64,
     fatal: Fatal,
-    submitting: JoinHandle<()>,
-    keeping: JoinHandle<()>,
+    submitting: Task,
+    keeping: Task,
     stop_keeping: oneshot::Sender<()>,
-    announcing: JoinHandle<()>,
-    watching: JoinHandle<()>,
-    comparing: JoinHandle<()>,
-    /// Asks the others how they do, and gives leadership away if this node's disk is far slower.
-    looking: JoinHandle<()>,
-    /// Looks after the members while this node leads.
-    stewarding: JoinHandle<()>,
-    /// Tells the others what is durable here, if there are any.
-    telling: Option<JoinHandle<()>>,
-    /// Has the member removed whose place this node takes, if it was told of one.
-    replacing: Option<JoinHandle<()>>,
+    /// What reads take.
+    reading: [Task; 2],
     members: Arc<Members>,
     condition: Arc<Condition>,
     marks: Arc<Marks>,
-    /// Last, so that the directory is free only when nothing writes there any more.
-    _lock: Box<dyn DirLock>,
+    /// Last; who may still write there has it, too.
+    _lock: Arc<dyn DirLock>,
+}
+
+/// What a node does of itself.
+struct Tasks {
+    announcing: Option<Task>,
+    /// Watches Raft, and ends the node with it.
+    _watching: Task,
+    /// Compares digests with the others.
+    _comparing: Task,
+    /// Asks the others how they do, and gives leadership away if this node's disk is far slower.
+    _looking: Task,
+    /// Looks after the members while this node leads.
+    _stewarding: Task,
+    /// Tells the others what is durable here, if there are any.
+    _telling: Option<Task>,
+    /// Has the member removed whose place this node takes, if it was told of one.
+    replacing: Option<Task>,
+}
+
+/// What others use a node by, and may have for longer than the node is. Dropped, it is shut.
+struct Door {
+    registry: Arc<NodeRegistry>,
+    links: Arc<Links>,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.registry.close();
+        self.links.close();
+    }
 }
 
 impl Node {
@@ -253,11 +277,11 @@ impl Node {
         say_opened(&started.opened);
         let replaced = settings.replaced(&started.opened);
         let mut node = Self::begin(started, &settings, world, (metrics, condition), fatal).await?;
-        node.replacing = replaced.map(|replaced| node.take_place(replaced));
+        node.tasks.replacing = replaced.map(|replaced| node.take_place(replaced));
         Ok(node)
     }
 
-    fn take_place(&self, replaced: Replaced) -> JoinHandle<()> {
+    fn take_place(&self, replaced: Replaced) -> Task {
         let (consensus, members) = (self.consensus.clone(), self.members.clone());
         let taking = replace::run(consensus, members, self.identity, replaced);
         self.fatal.spawn("taking another's place", taking)
@@ -305,14 +329,14 @@ impl Node {
         let parts = Parts {
             hub,
             consensus: consensus.clone(),
-            way: Arc::new(Remote::new(links, identity, boot_number)),
+            way: Arc::new(Remote::new(links.clone(), identity, boot_number)),
             checkpoints: ask_checkpoint,
             members: members.clone(),
             clock: world.clock.clone(),
             rng: world.rng.clone(),
             metrics: metrics.clone(),
         };
-        let (registry, submitter) = NodeRegistry::new(settings.about(identity, &*log), parts);
+        let (registry, submitter, reading) = NodeRegistry::new(settings.about(identity, &*log), parts);
         services.raft.begin(consensus.service());
         let told = (&marks, &condition);
         answer_nodes(&services, identity, &gate, &registry, &members, told);
@@ -331,22 +355,26 @@ impl Node {
         };
         let (stop_keeping, stop) = oneshot::channel();
         let member = settings.member(&identity);
-        Ok(Self {
-            submitting: fatal.spawn("making entries", submitter),
-            keeping: fatal.spawn("writing checkpoints", keeper.run(stop)),
-            announcing: fatal.spawn("announcing this node", announce(registry.clone(), member)),
-            watching: fatal.spawn("watching Raft", watch_raft(consensus.clone(), fatal.clone())),
-            comparing: fatal.spawn("comparing digests", compare(comparing, fatal.clone())),
-            looking: fatal.spawn("looking after the disks", looking),
-            stewarding: fatal.spawn("looking after the members", steward::run(consensus.clone())),
-            replacing: None,
-            telling: started
+        let tasks = Tasks {
+            announcing: Some(fatal.spawn("announcing this node", announce(registry.clone(), member))),
+            _watching: fatal.spawn("watching Raft", watch_raft(consensus.clone(), fatal.clone())),
+            _comparing: fatal.spawn("comparing digests", compare(comparing, fatal.clone())),
+            _looking: fatal.spawn("looking after the disks", looking),
+            _stewarding: fatal.spawn("looking after the members", steward::run(consensus.clone())),
+            _telling: started
                 .recognized
                 .map(|recognized| stay_known(recognized, log.clone(), consensus.leader(), &members, &fatal)),
+            replacing: None,
+        };
+        Ok(Self {
+            tasks,
+            door: Door { registry, links },
+            submitting: fatal.spawn("making entries", submitter),
+            keeping: fatal.spawn("writing checkpoints", keeper.run(stop)),
+            reading,
             members,
             condition,
             marks,
-            registry,
             consensus,
             port: started.port,
             lodging,
@@ -361,7 +389,7 @@ impl Node {
 
     /// The way in.
     pub fn registry(&self) -> Arc<dyn Registry> {
-        self.registry.clone()
+        self.door.registry.clone()
     }
 
     /// Who it is.
@@ -419,7 +447,7 @@ impl Node {
 
     /// Whether it has caught up and serves.
     pub fn is_ready(&self) -> bool {
-        *self.registry.ready().borrow()
+        *self.door.registry.ready().borrow()
     }
 
     /// Waits until it serves.
@@ -427,7 +455,7 @@ impl Node {
     /// # Errors
     /// Why it never will.
     pub async fn ready(&self) -> Result<(), Arc<str>> {
-        let mut ready = self.registry.ready();
+        let mut ready = self.door.registry.ready();
         tokio::select! {
             result = ready.wait_for(|ready| *ready) => {
                 result.map(|_| ()).map_err(|_| "the node has ended".into())
@@ -457,53 +485,41 @@ impl Node {
     ///
     /// # Errors
     /// The log could not be closed in order; what was acknowledged is durable all the same.
-    pub async fn stop(self) -> Result<(), StartError> {
-        self.announcing.abort();
+    pub async fn stop(mut self) -> Result<(), StartError> {
+        drop(self.tasks.announcing.take());
         // Requests still come in meanwhile: what isn't proposed yet goes on to whoever leads then.
         match self.hand_over().await {
             Ok(leader) => tracing::info!(leader = leader.name, "another node leads now"),
             Err(TransferError::NotLeader) => {}
             Err(error) => tracing::info!(%error, "leadership was not handed over"),
         }
-        self.registry.close();
-        if timeout(DRAIN_WITHIN, self.submitting).await.is_err() {
+        self.door.registry.close();
+        if timeout(DRAIN_WITHIN, self.submitting.finished()).await.is_err() {
             tracing::warn!("requests on their way were not answered in time");
         }
         let _ = self.stop_keeping.send(());
-        if timeout(LAST_CHECKPOINT_WITHIN, self.keeping).await.is_err() {
+        if timeout(LAST_CHECKPOINT_WITHIN, self.keeping.finished())
+            .await
+            .is_err()
+        {
             tracing::warn!("the last checkpoint was not written in time; the log holds what it would have");
         }
-        self.watching.abort();
-        self.comparing.abort();
-        self.looking.abort();
-        self.stewarding.abort();
-        abort(self.telling);
-        abort(self.replacing);
+        drop(self.tasks);
         drop(self.port);
         close(&self.consensus, self.lodging, self.log).await
     }
 
-    /// Ends at once: nothing is answered any more and no checkpoint is written, as in a crash, but that the directory
-    /// can be used again when this returns.
+    /// Ends at once: nothing is answered any more and no checkpoint is begun, as in a crash, but that the directory can be
+    /// used again when this returns. Where a checkpoint is being written, that is when its write is over: nobody can stop
+    /// that, so nobody waits for it here, and the next start does, a little.
     ///
     /// # Errors
     /// As [`stop`](Self::stop).
     pub async fn halt(self) -> Result<(), StartError> {
-        for task in [
-            &self.watching,
-            &self.comparing,
-            &self.looking,
-            &self.stewarding,
-            &self.announcing,
-            &self.submitting,
-            &self.keeping,
-        ] {
-            task.abort();
-        }
-        abort(self.telling);
-        abort(self.replacing);
-        drop(self.port);
-        self.registry.close();
+        drop((self.tasks, self.reading));
+        self.submitting.end().await;
+        self.keeping.end().await;
+        drop((self.port, self.door));
         close(&self.consensus, self.lodging, self.log).await
     }
 }
@@ -530,12 +546,6 @@ fn begins(opened: &Opened, this: Peer) -> Option<BTreeMap<u64, Peer>> {
     match &opened.founding {
         Some(founding) => founding.is_begun_by(node).then(|| founding.members.clone()),
         None => Some(BTreeMap::from([(node, this)])),
-    }
-}
-
-fn abort(task: Option<JoinHandle<()>>) {
-    if let Some(task) = task {
-        task.abort();
     }
 }
 
@@ -599,72 +609,4 @@ async fn compare(comparing: Comparing, fatal: Fatal) {
 
 async fn watch_raft(consensus: Arc<Consensus>, fatal: Fatal) {
     fatal.tell(format!("raft has ended: {}", consensus.ended().await));
-}
-
-/// What ends a node; the first reason counts.
-#[derive(Clone, Debug)]
-pub(crate) struct Fatal(Arc<watch::Sender<Option<Ending>>>);
-
-/// Why a node ends.
-#[derive(Clone, Debug)]
-struct Ending {
-    reason: Arc<str>,
-    /// The others refuse it.
-    refused: bool,
-}
-
-impl Default for Fatal {
-    fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(None)))
-    }
-}
-
-impl Fatal {
-    pub(crate) fn tell(&self, reason: impl Into<Arc<str>>) {
-        self.end(reason.into(), false);
-    }
-
-    /// The others refuse this node.
-    pub(crate) fn refuse(&self, reason: impl Into<Arc<str>>) {
-        self.end(reason.into(), true);
-    }
-
-    fn end(&self, reason: Arc<str>, refused: bool) {
-        self.0.send_if_modified(|told| {
-            let first = told.is_none();
-            if first {
-                tracing::error!(reason = &*reason, "this node can't go on");
-                *told = Some(Ending { reason, refused });
-            }
-            first
-        });
-    }
-
-    fn is_refusal(&self) -> bool {
-        self.0.borrow().as_ref().is_some_and(|ending| ending.refused)
-    }
-
-    async fn told(&self) -> Arc<str> {
-        let mut told = self.0.subscribe();
-        let reason = told
-            .wait_for(Option::is_some)
-            .await
-            .expect("the sender is here")
-            .clone();
-        reason.expect("waited for").reason
-    }
-
-    /// Runs a task without which the node can't be.
-    pub(crate) fn spawn(
-        &self,
-        what: &'static str,
-        task: impl Future<Output = ()> + Send + 'static,
-    ) -> JoinHandle<()> {
-        let fatal = self.clone();
-        tokio::spawn(async move {
-            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                fatal.tell(format!("{what} panicked"));
-            }
-        })
-    }
 }

@@ -57,6 +57,7 @@ use crate::{
     raft::{
         Consensus, ELECTION_TIMEOUT, ReadError, TransferError, identity::Identity, keeper::CheckpointAsk,
     },
+    tasks::Task,
     world::{clock::Clock, rng::Rng},
 };
 
@@ -120,8 +121,12 @@ pub struct Parts {
 }
 
 impl NodeRegistry {
-    /// The registry, and the task through which its writes go, which ends after [`close`](Self::close).
-    pub fn new(about: About, parts: Parts) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+    /// The registry, the task through which its writes go, which ends after [`close`](Self::close), and those that its reads
+    /// take.
+    pub(crate) fn new(
+        about: About,
+        parts: Parts,
+    ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static, [Task; 2]) {
         let Parts {
             hub,
             consensus,
@@ -151,7 +156,7 @@ impl NodeRegistry {
                 rng,
             },
         };
-        let barrier = Barrier::start(Rounds {
+        let (barrier, rounds) = Barrier::start(Rounds {
             node,
             consensus: consensus.clone(),
             way,
@@ -166,7 +171,7 @@ impl NodeRegistry {
             ready: tell_ready,
             caught_up: caught_up.clone(),
         };
-        tokio::spawn(readiness.run());
+        let reading = [rounds, Task::spawn(readiness.run())];
         let registry = Self {
             about,
             hub,
@@ -181,7 +186,7 @@ impl NodeRegistry {
             clock,
             metrics,
         };
-        (Arc::new(registry), submitter.run())
+        (Arc::new(registry), submitter.run(), reading)
     }
 
     /// Takes no more requests; those on their way are still answered.

@@ -3,15 +3,18 @@
 //!
 //! Only then does Raft begin ([`Node::start`](crate::Node::start)), so until then this node neither votes nor campaigns.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use crate::{
     condition::{Condition, FlushTimer},
     members::changes::Members,
     metrics_sink::NodeMetrics,
-    node::{Fatal, NodeSettings, PeerPort},
+    node::{NodeSettings, PeerPort},
     peer::{Links, Port, Services, Waiting, hello::Presence, meet::Meeting, recognized::Recognized},
     raft::{
         Gate, Leader, OpenGate,
@@ -22,8 +25,14 @@ use crate::{
         starts::Starts,
     },
     storage::log::{LogHooks, LogStore},
+    tasks::{Fatal, Task},
     world::{World, home::Lodging, net::Listener},
 };
+
+/// A directory that is in use is waited for so long: a node that was dropped or halted may still be writing there.
+const IN_USE_MAX: Duration = Duration::from_secs(5);
+/// And looked at so often.
+const IN_USE_LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A node that may take part.
 pub(crate) struct Started {
@@ -44,7 +53,7 @@ pub(crate) fn stay_known(
     leads: watch::Receiver<Option<Leader>>,
     members: &Members,
     fatal: &Fatal,
-) -> JoinHandle<()> {
+) -> Task {
     let (end, departure) = (fatal.clone(), members.departure());
     fatal.spawn("staying known to the others", async move {
         let why = recognized.stay_known(log, leads).await;
@@ -198,6 +207,7 @@ impl Start<'_> {
         let hooks = LogHooks {
             fatal: Arc::new(move |error| failed.tell(error.to_string())),
             observer: Arc::new(FlushTimer::new(self.condition.clone(), self.metrics.clone())),
+            held: None,
         };
         let joins = self
             .settings
@@ -209,15 +219,24 @@ impl Start<'_> {
         } else {
             FirstStart::Alone
         };
+        let until = Instant::now() + IN_USE_MAX;
+        loop {
+            match self.try_open(hooks.clone(), first).await {
+                Err(StartError::InUse(_)) if Instant::now() < until => sleep(IN_USE_LOOK_EVERY).await,
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn try_open(&self, hooks: LogHooks, first: FirstStart) -> Result<(Found, Recall), StartError> {
         let (home, world) = (self.world.raft_home, self.world.clone());
         let (directory, options) = (self.settings.data_dir.clone(), self.settings.log.clone());
         let opened = home.blocking(move || {
             let found = bootstrap::open(&world, &directory, options, hooks, first)?;
             let recall = Recall::open(world.files.clone(), &directory);
-            Ok((
-                found,
-                recall.map_err(StartError::io("reading what is known of the peers"))?,
-            ))
+            let recall = recall.map_err(StartError::io("reading what is known of the peers"))?;
+            let recall = recall.under(found.lock());
+            Ok((found, recall))
         });
         opened.await.map_err(StartError::io("opening the storage"))?
     }

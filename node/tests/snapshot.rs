@@ -7,10 +7,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -20,13 +17,11 @@ use spine_api::AdminCommand;
 use spine_node::{
     World,
     raft::bootstrap::StartError,
-    storage::checkpoint::{CheckpointError, Chunk, Engine, Generation, Header, Loaded, Verifier},
     world::net::{Listener, Net, Stream},
 };
-use support::{cluster::Cluster, cx, write};
+use support::{cluster::Cluster, cx, stall::Stall, write};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::Notify,
     time::timeout,
 };
 
@@ -204,14 +199,14 @@ async fn a_state_that_is_durable_and_not_installed_is_begun_with() {
     let (leader, away) = leave_behind(&mut cluster).await;
 
     let stall = Arc::new(Stall::default());
-    cluster.revive_in(away, stalling_world(&stall)).await;
-    let reached = timeout(Duration::from_secs(30), stall.reached.notified()).await;
+    cluster.revive_in(away, stall.world()).await;
+    let reached = timeout(Duration::from_secs(30), stall.reached()).await;
     reached.expect("it is sent a state, and writes it");
     let before = cluster.node(away).applied().borrow().state.bytes();
     assert!(before < 1 << 20, "it was not installed");
     cluster.halt(away).await;
     assert_eq!(cluster.installed(away), 0);
-    stall.go_on.store(true, Ordering::Release);
+    stall.end();
 
     cluster.revive(away).await;
     let there = cluster.node(away).applied().borrow().state.bytes();
@@ -271,57 +266,5 @@ fn rot(directory: &Path) {
         let mut bytes = fs::read(&path).expect("a file");
         bytes.iter_mut().step_by(512).for_each(|byte| *byte ^= 0x20);
         fs::write(&path, bytes).expect("it can be written");
-    }
-}
-
-/// Holds a checkpoint up that is written already.
-#[derive(Debug, Default)]
-struct Stall {
-    reached: Notify,
-    go_on: AtomicBool,
-}
-
-/// A world in which who writes a checkpoint is not told that it is done.
-fn stalling_world(stall: &Arc<Stall>) -> World {
-    let world = World::real();
-    let (open, stall) = (world.engine.clone(), stall.clone());
-    World {
-        engine: Arc::new(move |directory| {
-            Ok(Arc::new(StallingEngine {
-                engine: open(directory)?,
-                stall: stall.clone(),
-            }))
-        }),
-        ..world
-    }
-}
-
-#[derive(Debug)]
-struct StallingEngine {
-    engine: Arc<dyn Engine>,
-    stall: Arc<Stall>,
-}
-
-impl Engine for StallingEngine {
-    fn write(
-        &self,
-        header: &Header,
-        chunks: &mut dyn Iterator<Item = Chunk>,
-        verify: &mut Verifier<'_>,
-    ) -> Result<Generation, CheckpointError> {
-        let written = self.engine.write(header, chunks, verify);
-        self.stall.reached.notify_one();
-        while !self.stall.go_on.load(Ordering::Acquire) {
-            std::thread::yield_now();
-        }
-        written
-    }
-
-    fn newest_verified(&self, verify: &mut Verifier<'_>) -> Result<Option<Loaded>, CheckpointError> {
-        self.engine.newest_verified(verify)
-    }
-
-    fn log_index_kept(&self) -> Result<Option<u64>, CheckpointError> {
-        self.engine.log_index_kept()
     }
 }

@@ -113,6 +113,11 @@ impl Links {
         }
     }
 
+    /// Ends all of them: the node has ended.
+    pub fn close(&self) {
+        self.open.lock().clear();
+    }
+
     /// The way to the peer at `address`, `HOST:PORT`. To be called on the runtime on which it is used.
     pub fn get(&self, lane: Lane, address: &str) -> Link {
         let mut open = self.open.lock();

@@ -56,8 +56,8 @@ pub struct Opened {
     pub checkpoints: Checkpoints,
     /// The checkpoint that the state comes from.
     pub loaded: Loaded,
-    /// Held as long as the node lives, and let go after all that it guards.
-    pub lock: Box<dyn DirLock>,
+    /// Held as long as the node lives, and by whoever may still write there when it doesn't.
+    pub lock: Arc<dyn DirLock>,
 }
 
 /// Whom an empty directory founds a cluster with.
@@ -86,14 +86,25 @@ impl Found {
             Self::Empty(beginning) => beginning.node(),
         }
     }
+
+    /// The directory's lock.
+    pub fn lock(&self) -> &Arc<dyn DirLock> {
+        match self {
+            Self::Node(opened) => &opened.lock,
+            Self::Empty(beginning) => &beginning.lock,
+        }
+    }
 }
 
 /// Why a node doesn't start with what it found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// Another process has the data directory.
-    #[error("{} is in use by another process: stop that one, or give this node a directory of its own", .0.display())]
+    /// Another process, or another node of this one, has the data directory.
+    #[error(
+        "{} is in use by another process, or by a node of this one that has not quite ended: stop that one, or give this node \
+         a directory of its own", .0.display()
+    )]
     InUse(PathBuf),
     /// There are checkpoints, and the log that belongs to them is gone.
     #[error(
@@ -276,8 +287,10 @@ pub fn open(
     let lock = take(world, directory)?;
     let record = Record::read(&world.files, directory)
         .map_err(StartError::io("reading the record of the founding"))?;
-    let checkpoints = Checkpoints::new((world.engine)(&directory.join("checkpoint"))?);
-    let place = LogHome::new(world, directory, options, hooks);
+    let checkpoints = (world.engine)(&directory.join("checkpoint"))?;
+    let checkpoints = Checkpoints::new(checkpoints).holding(lock.clone());
+    let held = Some(lock.clone());
+    let place = LogHome::new(world, directory, options, LogHooks { held, ..hooks });
     let has_log = place.exists()?;
     let found = find_checkpoint(&checkpoints, directory, has_log)?;
     let alone = first == FirstStart::Alone;
@@ -320,7 +333,7 @@ pub fn open(
 
 /// Takes the directory for this process, and brings a recovery that was decided there to its end. One that is half restored
 /// is refused, before anything is opened there: a server that began with less would look like one that has all.
-fn take(world: &World, directory: &Path) -> Result<Box<dyn DirLock>, StartError> {
+fn take(world: &World, directory: &Path) -> Result<Arc<dyn DirLock>, StartError> {
     let lock = world.locks.lock(directory).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => StartError::InUse(directory.to_owned()),
         _ => StartError::io("locking the data directory")(error),
@@ -333,7 +346,7 @@ fn take(world: &World, directory: &Path) -> Result<Box<dyn DirLock>, StartError>
         return Err(StartError::HalfRestored(directory.to_owned()));
     }
     switch::finish(&world.files, directory).map_err(StartError::io("finishing a recovery"))?;
-    Ok(lock)
+    Ok(lock.into())
 }
 
 fn say_passed_over(loaded: &Loaded) {
@@ -350,7 +363,7 @@ fn say_passed_over(loaded: &Loaded) {
 pub struct Beginning {
     world: World,
     directory: PathBuf,
-    lock: Box<dyn DirLock>,
+    lock: Arc<dyn DirLock>,
     starts: Starts,
     record: Record,
     checkpoints: Checkpoints,
@@ -362,7 +375,7 @@ impl Beginning {
     fn new(
         world: &World,
         directory: &Path,
-        lock: Box<dyn DirLock>,
+        lock: Arc<dyn DirLock>,
         record: Option<Record>,
         checkpoints: Checkpoints,
         found: Option<Loaded>,

@@ -18,7 +18,10 @@ use super::{
     types::{LogId, SnapshotMeta},
     wire::{self, Malformed},
 };
-use crate::storage::checkpoint::{CheckpointError, Chunk, Chunks, Engine, Generation, Header};
+use crate::{
+    storage::checkpoint::{CheckpointError, Chunk, Chunks, Engine, Generation, Header},
+    world::lock::DirLock,
+};
 
 /// A checkpoint is due after so many bytes of log at least.
 pub const LOGGED_MIN: u64 = 32 << 20;
@@ -85,12 +88,24 @@ pub type Progress<'a> = &'a dyn Fn(Step, u64);
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
     engine: Arc<dyn Engine>,
+    /// The data directory's lock, where there is one: nobody else may have it while one is being written, even if the node
+    /// is gone by then.
+    _held: Option<Arc<dyn DirLock>>,
 }
 
 impl Checkpoints {
     /// The checkpoints in `engine`.
     pub fn new(engine: Arc<dyn Engine>) -> Self {
-        Self { engine }
+        Self { engine, _held: None }
+    }
+
+    /// The same; they hold this lock.
+    #[must_use]
+    pub fn holding(self, lock: Arc<dyn DirLock>) -> Self {
+        Self {
+            _held: Some(lock),
+            ..self
+        }
     }
 
     /// Loads the newest one that verifies; `None` if there was never one.

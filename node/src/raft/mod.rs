@@ -51,7 +51,6 @@ use spine_api::hub::Hub;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
 };
 
 use self::{
@@ -77,6 +76,7 @@ use crate::{
     metrics_sink::NodeMetrics,
     peer::Links,
     storage::log::LogStore,
+    tasks::Task,
     world::{RaftHome, rng::Rng},
 };
 
@@ -133,11 +133,12 @@ pub struct Consensus {
     leader: watch::Receiver<Option<Leader>>,
     told: Arc<Told>,
     offers: Arc<Offers>,
+    intake: Arc<Intake>,
     links: Arc<Links>,
     /// Held while the members change: one change at a time.
     changing: tokio::sync::Mutex<()>,
     /// Ends when Raft has ended.
-    life: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    life: tokio::sync::Mutex<Option<Task>>,
 }
 
 impl fmt::Debug for Consensus {
@@ -230,6 +231,7 @@ impl Consensus {
             log.clone(),
             metrics.clone(),
         );
+        // It ends when openraft has let go of the other half.
         tokio::spawn(apply_task.run());
         let applied = machine.applied();
         let told = Arc::new(Told::default());
@@ -269,17 +271,19 @@ impl Consensus {
                 }
             }
         };
-        let life = runtime.spawn(DeterministicRng::<TokioRuntime>::scope(rng.bits(), life));
+        let life = DeterministicRng::<TokioRuntime>::scope(rng.bits(), life);
+        let life = Task::on(&runtime, life);
         let raft = raft
             .await
             .map_err(|_| StartError::Raft("it panicked".to_owned()))??;
+        let intake = Arc::new(Intake::new(received, metrics));
         let service = server::service(server::Inner {
             raft: raft.clone(),
             identity,
             gate,
             told: told.clone(),
             rng,
-            intake: Arc::new(Intake::new(received, metrics)),
+            intake: intake.clone(),
             main: Handle::current(),
         });
         Ok(Arc::new(Self {
@@ -291,6 +295,7 @@ impl Consensus {
             leader,
             told,
             offers,
+            intake,
             links,
             changing: tokio::sync::Mutex::default(),
             life: tokio::sync::Mutex::new(Some(life)),
@@ -447,9 +452,11 @@ impl Consensus {
         needing.chain(offered).fold(covered, Option::min)
     }
 
-    /// Lets go of a state that was kept for members that were behind, once none of them fetches it any more.
+    /// Lets go of a state that was kept for members that were behind, once none of them fetches it any more, and of a part of
+    /// one that has come here and nobody goes on with.
     pub fn let_go(&self) {
         self.offers.held();
+        self.intake.let_go();
     }
 
     /// Ends Raft. What was proposed and isn't answered stays without an answer.
@@ -457,8 +464,7 @@ impl Consensus {
         let _ = self.raft.shutdown().await;
         if let Some(life) = self.life.lock().await.take() {
             // It holds Raft, whose metrics never end while it does.
-            life.abort();
-            let _ = life.await;
+            life.end().await;
         }
     }
 }

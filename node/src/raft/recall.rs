@@ -8,7 +8,12 @@
 //! What is told is only what no crash can take back: the start, the vote after its flush, the *committed*
 //! part of the log (what is not committed may be replaced by another leader's entries).
 
-use std::{collections::BTreeMap, fmt, io, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::Path,
+    sync::{Arc, Weak},
+};
 
 use parking_lot::Mutex;
 use prost::Message;
@@ -22,7 +27,7 @@ use super::{
 };
 use crate::{
     storage::log::{LogState, Position},
-    world::files::Files,
+    world::{files::Files, lock::DirLock},
 };
 
 const FILE: &str = "peers";
@@ -193,6 +198,9 @@ pub struct Recall {
     known: Mutex<BTreeMap<u64, Durable>>,
     /// Held while the file is written, so that an older one never replaces a newer one.
     writing: Mutex<()>,
+    /// The data directory's lock, where there is one, held while the file is written, and not by this itself: it may be kept
+    /// longer than the node.
+    lock: Option<Weak<dyn DirLock>>,
 }
 
 impl Recall {
@@ -207,7 +215,23 @@ impl Recall {
             note,
             known: Mutex::new(known),
             writing: Mutex::default(),
+            lock: None,
         })
+    }
+
+    /// The same; nothing is written any more once nobody holds this lock.
+    #[must_use]
+    pub fn under(self, lock: &Arc<dyn DirLock>) -> Self {
+        Self {
+            lock: Some(Arc::downgrade(lock)),
+            ..self
+        }
+    }
+
+    fn hold(&self) -> io::Result<Option<Arc<dyn DirLock>>> {
+        let Some(lock) = &self.lock else { return Ok(None) };
+        let held = lock.upgrade().map(Some);
+        held.ok_or_else(|| io::Error::other("this node has ended"))
     }
 
     /// What is known of a node.
@@ -243,6 +267,7 @@ impl Recall {
         };
         if before != Some(now) {
             known.insert(node, now);
+            let _held = self.hold()?;
             self.note.write(&encode(&known))?;
             *self.known.lock() = known;
         }
@@ -282,7 +307,10 @@ fn decode(bytes: &[u8]) -> Option<BTreeMap<u64, Durable>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::files::OsFiles;
+    use crate::world::{
+        files::OsFiles,
+        lock::{DirLocks, OsDirLocks},
+    };
 
     fn durable(number: u64, term: u64, index: u64) -> Durable {
         Durable {
@@ -399,6 +427,18 @@ mod tests {
         // Within a start nothing has to be shown.
         recall.hear(7, durable(3, 4, 11), None).unwrap();
         assert_eq!(open().of(7), Some(durable(3, 4, 11)));
+    }
+
+    #[test]
+    fn nothing_is_written_for_a_server_that_has_let_its_directory_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock: Arc<dyn DirLock> = OsDirLocks.lock(directory.path()).unwrap().into();
+        let open = || Recall::open(Arc::new(OsFiles), directory.path()).unwrap();
+        let recall = open().under(&lock);
+        recall.hear(7, durable(2, 3, 10), None).unwrap();
+        drop(lock);
+        recall.hear(7, durable(2, 3, 11), None).unwrap_err();
+        assert_eq!(open().of(7), Some(durable(2, 3, 10)));
     }
 
     /// In one term a node may vote for itself and then follow another that won; never the other way round.

@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot, watch,
+    },
     time::timeout,
 };
 
@@ -12,6 +15,7 @@ use crate::{
     forward::Way,
     limits::READERS_WAITING_MAX,
     raft::{Consensus, Leader, ReadError},
+    tasks::Task,
 };
 
 /// A round that takes longer is given up; whoever still waits takes part in the next one.
@@ -33,18 +37,20 @@ pub(super) struct Rounds {
 }
 
 impl Barrier {
-    /// Begins to hold rounds. The task ends with the last clone.
-    pub(super) fn start(rounds: Rounds) -> Self {
+    /// Begins to hold rounds. The task ends with the last clone, too.
+    pub(super) fn start(rounds: Rounds) -> (Self, Task) {
         let (waiting, readers) = mpsc::channel(READERS_WAITING_MAX);
-        tokio::spawn(rounds.run(readers));
-        Self { waiting }
+        (Self { waiting }, Task::spawn(rounds.run(readers)))
     }
 
     /// The log index that a linearizable read which begins now must have applied; `None` if too many wait.
     pub(super) async fn read_index(&self) -> Option<Result<u64, ReadError>> {
         let (tell, told) = oneshot::channel();
-        self.waiting.try_send(tell).ok()?;
-        Some(told.await.unwrap_or(Err(ReadError::Ended)))
+        match self.waiting.try_send(tell) {
+            Ok(()) => Some(told.await.unwrap_or(Err(ReadError::Ended))),
+            Err(TrySendError::Closed(_)) => Some(Err(ReadError::Ended)),
+            Err(TrySendError::Full(_)) => None,
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use self::options::{LogEngine, LogOptions, UnknownEngine};
+use crate::world::lock::DirLock;
 
 /// A place in Raft's log: who led when, and the how-manieth entry it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -161,6 +162,8 @@ pub struct LogHooks {
     pub fatal: Arc<dyn Fn(&LogError) + Send + Sync>,
     /// Watches flushes.
     pub observer: Arc<dyn LogObserver>,
+    /// The data directory's lock, where there is one: the log's threads hold it until they write no more.
+    pub held: Option<Arc<dyn DirLock>>,
 }
 
 impl Debug for LogHooks {
@@ -177,6 +180,7 @@ impl LogHooks {
         Self {
             fatal: Arc::new(fatal),
             observer: Arc::new(Blind),
+            held: None,
         }
     }
 }

@@ -290,6 +290,11 @@ impl Cluster {
         node.halt().await.unwrap();
     }
 
+    /// Drops a node, which ends it as well.
+    pub fn drop_one(&mut self, number: usize) {
+        self.members[number].node.take().expect("it runs");
+    }
+
     /// What a node is told about itself.
     pub fn settings(&self, number: usize) -> &NodeSettings {
         &self.members[number].settings

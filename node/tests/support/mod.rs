@@ -9,6 +9,7 @@
 
 pub mod clock;
 pub mod cluster;
+pub mod stall;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

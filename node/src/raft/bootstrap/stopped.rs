@@ -20,7 +20,7 @@ use crate::{
 /// A server that does not run, as its directory has it.
 pub(in crate::raft) struct Stopped {
     /// Held as long as it is looked at.
-    pub(in crate::raft) lock: Box<dyn DirLock>,
+    pub(in crate::raft) lock: Arc<dyn DirLock>,
     /// Who it is.
     pub(in crate::raft) identity: Identity,
     /// The members of its cluster when it came into that.

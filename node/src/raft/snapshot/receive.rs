@@ -90,7 +90,6 @@ impl Intake {
             }
         };
         let _ = answers.send(done).await;
-        self.forget_later();
     }
 
     async fn try_receive(
@@ -156,20 +155,12 @@ impl Intake {
         }
     }
 
-    /// Lets go of what nobody goes on with.
-    fn forget_later(self: &Arc<Self>) {
-        let intake = Arc::downgrade(self);
-        tokio::spawn(async move {
-            tokio::time::sleep(KEPT).await;
-            let Some(intake) = intake.upgrade() else { return };
-            let mut partial = intake.partial.lock().await;
-            if partial
-                .as_ref()
-                .is_some_and(|partial| partial.touched.elapsed() >= KEPT)
-            {
-                *partial = None;
-            }
-        });
+    /// Lets go of what nobody has gone on with for long. To be called now and then.
+    pub(in crate::raft) fn let_go(&self) {
+        // Somebody goes on with it while it is locked.
+        if let Ok(mut partial) = self.partial.try_lock() {
+            partial.take_if(|partial| partial.touched.elapsed() >= KEPT);
+        }
     }
 }
 

@@ -204,8 +204,10 @@ const SEGMENT_BYTES: RangeInclusive<u64> = 64 * 1024..=CAPACITY_MAX;
 
 impl Opened {
     /// Runs the log on threads of its own: one writes and flushes, one makes spares.
-    pub fn start(self) -> Result<SegmentLog, LogError> {
+    pub fn start(mut self) -> Result<SegmentLog, LogError> {
         let spares = Arc::clone(&self.ground.spares);
+        let held = self.hooks.held.take();
+        let also_held = held.clone();
         // On a disk that is full the next write might be the last: who finds that out before it is heard disturbs nobody.
         if self.active.end + self.options.segment_bytes / 4 > self.options.segment_bytes {
             spares.have_one().map_err(LogError::io("make room for the log"))?;
@@ -222,8 +224,16 @@ impl Opened {
                 .map_err(LogError::io("start the log's threads"))
         };
         let server = Arc::clone(&spares);
-        let helper = spawn("spine-log-spare", Box::new(move || server.serve()))?;
-        let writer = spawn("spine-log", Box::new(move || driver.serve()))?;
+        let serve_spares = move || {
+            let _held = also_held;
+            server.serve();
+        };
+        let serve = move || {
+            let _held = held;
+            driver.serve();
+        };
+        let helper = spawn("spine-log-spare", Box::new(serve_spares))?;
+        let writer = spawn("spine-log", Box::new(serve))?;
         *log.threads.lock() = Some(Threads {
             writer,
             helper,

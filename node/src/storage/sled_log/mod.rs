@@ -149,7 +149,7 @@ impl SledLogPlace {
     }
 
     fn run(
-        self,
+        mut self,
         trees: Trees,
         mark: Mark,
         identity: Bytes,
@@ -160,6 +160,7 @@ impl SledLogPlace {
         let mut options = self.options.clone();
         options.group_bytes = options.group_bytes.min(GROUP_BYTES_MAX);
         let flushed = Flushed::new(&state, lengths);
+        let held = self.hooks.held.take();
         let shared = Arc::new(Shared::new(
             View::new(flushed, tail),
             options,
@@ -183,7 +184,10 @@ impl SledLogPlace {
         };
         let writer = thread::Builder::new()
             .name("spine-log".to_owned())
-            .spawn(move || driver.serve())
+            .spawn(move || {
+                let _held = held;
+                driver.serve();
+            })
             .map_err(LogError::io("start the log's thread"))?;
         Ok(SledLog {
             shared,
