@@ -2,6 +2,7 @@
 //! are three of them from the beginning, or one, which others join.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -10,6 +11,9 @@ use std::{
 };
 
 use rustix::process::Signal;
+use spine_client::Client;
+use spine_core::snapshot::Header;
+use tokio::runtime::Runtime;
 
 use crate::{http, spine_process, wait};
 
@@ -318,6 +322,38 @@ impl Cluster {
             let votes = state.is_some_and(|state| state == "Follower" || state == "Leader");
             votes && self.running().all(|at| self.servers[at].peers().contains(&peer))
         });
+    }
+
+    /// Waits until all that run have applied as much, and compares what their states come to. Nobody may be writing.
+    ///
+    /// # Panics
+    /// If two of them differ.
+    pub fn must_agree(&self) {
+        let runtime = Runtime::new().expect("a runtime");
+        let all = wait::until("all have applied as much", READY_WITHIN, || {
+            let headers = self.running().map(|at| (at, self.header(&runtime, at)));
+            let headers: Vec<_> = headers.collect();
+            // What has no request moves the time alone.
+            let places: BTreeSet<_> = headers.iter().map(|(_, one)| (one.index, one.time)).collect();
+            (places.len() == 1).then_some(headers)
+        });
+        let digests: BTreeSet<_> = all.iter().map(|(_, header)| header.digest).collect();
+        assert_eq!(digests.len(), 1, "{all:?}");
+    }
+
+    /// What a server's own state comes to.
+    fn header(&self, runtime: &Runtime, at: usize) -> Header {
+        let _inside = runtime.enter();
+        let client = Client::connect(&self.grpc(at).to_string()).expect("a client of an address");
+        runtime.block_on(async {
+            let snapshot = client.admin.save_snapshot().await.expect("it runs and serves");
+            Header::decode(&snapshot.start().state).expect("a release knows its headers")
+        })
+    }
+
+    /// A metric of a server.
+    pub fn metric(&self, at: usize, name: &str) -> Option<f64> {
+        http::metric(self.http(at), name)
     }
 
     /// A server's name.

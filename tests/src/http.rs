@@ -1,5 +1,6 @@
 //! Plain HTTP requests of the tests themselves, where no client of others is under test.
 
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -36,6 +37,15 @@ pub fn put(url: &str, body: &str) -> Option<Response> {
 /// The answer to `POST url` with this body, or `None` if nobody answered.
 pub fn post(url: &str, body: &str) -> Option<Response> {
     client().post(url).body(body.to_owned()).send().ok()
+}
+
+/// A metric of a server, one without labels.
+pub fn metric(server: SocketAddr, name: &str) -> Option<f64> {
+    let page = get(&format!("http://{server}/metrics"))?.text().ok()?;
+    let line = page
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line?.parse().ok()
 }
 
 fn client() -> &'static Client {

@@ -31,6 +31,9 @@ pub struct Server {
     /// Where the other servers reach it.
     pub peer: SocketAddr,
     place: PathBuf,
+    data: PathBuf,
+    /// What it runs, from its next start on.
+    binary: PathBuf,
     child: Option<Child>,
 }
 
@@ -44,14 +47,26 @@ impl Server {
             http: spine_process::free_address(),
             grpc: spine_process::free_address(),
             peer: spine_process::free_address(),
+            data: place.join("data"),
             place,
+            binary: spine_process::binary().to_owned(),
             child: None,
         }
     }
 
+    /// From its next start on it runs this binary.
+    pub fn is_to_run(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
+    }
+
     /// Its data directory.
     pub fn data(&self) -> PathBuf {
-        self.place.join("data")
+        self.data.clone()
+    }
+
+    /// Its data is elsewhere, as on a disk of its own.
+    pub fn keep_data_in(&mut self, directory: &Path) {
+        directory.clone_into(&mut self.data);
     }
 
     /// Starts it with these arguments and those that say who and where it is, except for other servers.
@@ -62,7 +77,7 @@ impl Server {
             .append(true)
             .open(self.log())
             .expect("a place for the log");
-        let child = Command::new(spine_process::binary())
+        let child = Command::new(&self.binary)
             .args(arguments)
             .args(["--governance", "open", "--name", &self.name])
             .args(["--http-addr", &self.http.to_string()])
@@ -90,14 +105,33 @@ impl Server {
 
     /// Waits until it serves.
     pub fn await_ready(&mut self) {
+        if let Err(ended) = self.ready() {
+            panic!("{ended}");
+        }
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Errors
+    /// It has ended instead: what it said.
+    pub fn ready(&mut self) -> Result<(), String> {
         let url = format!("http://{}/readyz", self.http);
         let what = format!("{} is ready", self.name);
-        wait::until_true(&what, READY_WITHIN, || {
+        wait::until(&what, READY_WITHIN, || {
             if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
-                panic!("{} ended with {status}:\n{}", self.name, self.said());
+                return Some(Err(format!(
+                    "{} ended with {status}:\n{}",
+                    self.name,
+                    self.said()
+                )));
             }
-            http::is_ok(&url)
-        });
+            http::is_ok(&url).then_some(Ok(()))
+        })
+    }
+
+    /// Its process, if it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Ends it at once, if it runs.
@@ -154,6 +188,11 @@ impl Server {
     /// What is under a key, by its own.
     pub fn get_stale(&self, key: &str) -> Option<String> {
         self.read(&format!("{key}?raw&stale"))
+    }
+
+    /// One of its metrics.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        http::metric(self.http, name)
     }
 
     fn read(&self, path: &str) -> Option<String> {

@@ -27,6 +27,7 @@ use spine_tests::{
     disk::Rng,
     ext4::Ext4,
     namespace::sealed,
+    server::Server,
     spine_process, wait,
 };
 
@@ -45,8 +46,6 @@ const RESTORE_CUTS: u32 = 12;
 const RESTORED_KEYS: usize = 4_000;
 /// What each of them says.
 const RESTORED: u64 = 7;
-/// Inside the network namespace of the test every port is free.
-const HTTP: &str = "127.0.0.1:8500";
 
 #[test]
 fn fifty_kills_lose_nothing() {
@@ -120,18 +119,15 @@ fn a_server_whose_disk_fails_ends_itself() {
         let fault = PowerCut::new(place.path(), Flushes::Real, SEGMENT);
         let mut server = fault.start();
         server.await_ready().unwrap();
-        assert!(put(&server.client, 0, 1));
+        assert!(server.put(0, 1));
         fault.disk.cut_power();
-        assert!(
-            !put(&server.client, 0, 2),
-            "what can't be flushed was acknowledged"
-        );
-        let ended = wait::until("the server ends", PATIENCE, || server.child.try_wait().unwrap());
+        assert!(!server.put(0, 2), "what can't be flushed was acknowledged");
+        let ended = server.server.ended();
         assert!(!ended.success(), "{ended}");
         assert!(
-            server.said().contains("disk failed"),
+            server.server.said().contains("disk failed"),
             "it does not say why:\n{}",
-            server.said()
+            server.server.said()
         );
     });
 }
@@ -194,7 +190,7 @@ fn restores_are_whole(disk: &Ext4, file: &Path) {
         assert!(!done, "it was said to be done");
         if mark {
             half += 1;
-            let refused = Server::start(disk.path(), Flushes::Real, SEGMENT).await_ready();
+            let refused = Life::start(disk.path(), Flushes::Real, SEGMENT).await_ready();
             let said = refused.expect_err("no server starts on a half");
             assert!(said.contains("run `spine snapshot restore` again"), "{said}");
         } else {
@@ -243,7 +239,7 @@ fn write_snapshot(file: &Path) {
 }
 
 fn must_have_what_was_restored(data: &Path) {
-    let mut server = Server::start(data, Flushes::Real, SEGMENT);
+    let mut server = Life::start(data, Flushes::Real, SEGMENT);
     server.await_ready().unwrap();
     for writer in [0, RESTORED_KEYS - 1] {
         assert_eq!(server.number(writer), RESTORED);
@@ -278,9 +274,9 @@ trait Fault {
     /// Gets the data directory ready for a server.
     fn prepare(&self);
     /// Starts a server.
-    fn start(&self) -> Server;
+    fn start(&self) -> Life;
     /// Ends it, at once.
-    fn strike(&self, server: &mut Server);
+    fn strike(&self, server: &mut Life);
 }
 
 struct Kill {
@@ -295,11 +291,11 @@ impl Fault for Kill {
 
     fn prepare(&self) {}
 
-    fn start(&self) -> Server {
-        Server::start(&self.data, Flushes::Real, self.engine)
+    fn start(&self) -> Life {
+        Life::start(&self.data, Flushes::Real, self.engine)
     }
 
-    fn strike(&self, server: &mut Server) {
+    fn strike(&self, server: &mut Life) {
         server.kill();
     }
 }
@@ -341,11 +337,11 @@ impl Fault for PowerCut {
         self.disk.mount();
     }
 
-    fn start(&self) -> Server {
-        Server::start(&self.disk.path().join("data"), self.flushes, self.engine)
+    fn start(&self) -> Life {
+        Life::start(&self.disk.path().join("data"), self.flushes, self.engine)
     }
 
-    fn strike(&self, server: &mut Server) {
+    fn strike(&self, server: &mut Life) {
         self.disk.cut_power();
         server.kill();
     }
@@ -440,7 +436,7 @@ struct Written {
 /// Lets all clients write until `bytes` are acknowledged, then strikes.
 fn write_until_struck(
     fault: &dyn Fault,
-    server: &mut Server,
+    server: &mut Life,
     known: &mut [Known; WRITERS],
     bytes: u64,
 ) -> Written {
@@ -450,12 +446,12 @@ fn write_until_struck(
     thread::scope(|scope| {
         for (writer, known) in known.iter_mut().enumerate() {
             let (acknowledged, in_flight, struck) = (&acknowledged, &in_flight, &struck);
-            let client = server.client.clone();
+            let (client, url) = (server.client.clone(), server.url(writer));
             scope.spawn(move || {
                 while !struck.load(Ordering::Acquire) {
                     known.attempted += 1;
                     in_flight.fetch_add(1, Ordering::AcqRel);
-                    let done = put(&client, writer, known.attempted);
+                    let done = put(&client, &url, known.attempted);
                     in_flight.fetch_sub(1, Ordering::AcqRel);
                     if !done {
                         return;
@@ -467,7 +463,11 @@ fn write_until_struck(
         }
         let until = Instant::now() + PATIENCE;
         while acknowledged.load(Ordering::Acquire) * (VALUE_BYTES as u64) < bytes {
-            assert!(Instant::now() < until, "the writers get on:\n{}", server.said());
+            assert!(
+                Instant::now() < until,
+                "the writers get on:\n{}",
+                server.server.said()
+            );
             thread::sleep(Duration::from_millis(1));
         }
         at_strike = in_flight.load(Ordering::Acquire);
@@ -481,20 +481,17 @@ fn write_until_struck(
 }
 
 /// Writes a number; `true` if it was acknowledged.
-fn put(client: &Client, writer: usize, number: u64) -> bool {
+fn put(client: &Client, url: &str, number: u64) -> bool {
     let mut body = format!("{number} ").into_bytes();
     body.resize(VALUE_BYTES, b'x');
-    let sent = client
-        .put(format!("http://{HTTP}/v1/kv/{}", key(writer)))
-        .body(body)
-        .send();
+    let sent = client.put(url).body(body).send();
     sent.is_ok_and(|answer| {
         answer.status().is_success() && answer.text().is_ok_and(|text| text.trim() == "true")
     })
 }
 
 /// Compares what is there with what the writers know.
-fn read_back(server: &Server, known: &mut [Known; WRITERS]) -> Vec<Wrong> {
+fn read_back(server: &Life, known: &mut [Known; WRITERS]) -> Vec<Wrong> {
     known
         .iter_mut()
         .enumerate()
@@ -502,73 +499,54 @@ fn read_back(server: &Server, known: &mut [Known; WRITERS]) -> Vec<Wrong> {
         .collect()
 }
 
-/// A running server. Dropping it kills the process.
-struct Server {
-    child: Child,
-    log: PathBuf,
+/// A server from its start to its end, and a client of it.
+struct Life {
+    server: Server,
     client: Client,
     flushes: Flushes,
     strace: Option<Child>,
 }
 
-impl Server {
+impl Life {
     fn start(data: &Path, flushes: Flushes, engine: Engine) -> Self {
-        // Beside the directory's disk, so that it can be read when that has no power.
-        let log = data.ancestors().nth(2).unwrap().join("spine.log");
-        let output = File::create(&log).unwrap();
-        let child = Command::new(spine_process::binary())
-            .args(["serve", "--governance", "open", "--name", "n1"])
-            .args(["--log-engine", engine])
-            .args(["--http-addr", HTTP, "--grpc-addr", "off", "--data-dir"])
-            .arg(data)
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .spawn()
-            .expect("the server starts");
+        // What it says goes beside the directory's disk, so that it can be read when that has no power.
+        let mut server = Server::new(data.ancestors().nth(2).unwrap(), "n1");
+        server.keep_data_in(data);
+        server.start(&["serve", "--log-engine", engine]);
         // The client insists on a provider even where nothing is encrypted; a second installation changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         // A client for each life: its connections end with the server.
         let client = Client::builder().timeout(PATIENCE).no_proxy().build().unwrap();
         Self {
-            child,
-            log,
+            server,
             client,
             flushes,
             strace: None,
         }
     }
 
-    fn said(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
     /// Waits until it serves; what it said, if it ended instead.
     fn await_ready(&mut self) -> Result<(), String> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let ready = self.client.get(format!("http://{HTTP}/readyz")).send();
-            if ready.is_ok_and(|ready| ready.status().is_success()) {
-                if self.flushes == Flushes::Skipped {
-                    self.skip_flushes();
-                }
-                return Ok(());
-            }
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return Err(format!("the server does not start ({status}):\n{}", self.said()));
-            }
-            assert!(
-                Instant::now() < until,
-                "the server serves in time:\n{}",
-                self.said()
-            );
-            thread::sleep(Duration::from_millis(5));
+        self.server.ready()?;
+        if self.flushes == Flushes::Skipped {
+            self.skip_flushes();
         }
+        Ok(())
+    }
+
+    /// Where a key is read and written.
+    fn url(&self, writer: usize) -> String {
+        format!("http://{}/v1/kv/{}", self.server.http, key(writer))
+    }
+
+    /// Writes a number; `true` if it was acknowledged.
+    fn put(&self, writer: usize, number: u64) -> bool {
+        put(&self.client, &self.url(writer), number)
     }
 
     /// From here on `fdatasync` returns at once and does nothing.
     fn skip_flushes(&mut self) {
-        let pid = self.child.id().to_string();
+        let pid = self.server.process_id().expect("it runs").to_string();
         let strace = Command::new("strace")
             .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync"])
             .args(["-e", "inject=fdatasync:retval=0", "-p", &pid])
@@ -589,7 +567,7 @@ impl Server {
     }
 
     fn number(&self, writer: usize) -> u64 {
-        let url = format!("http://{HTTP}/v1/kv/{}?raw&consistent", key(writer));
+        let url = format!("{}?raw&consistent", self.url(writer));
         let answer = self.client.get(url).send().unwrap();
         if answer.status() == 404 {
             return 0;
@@ -599,18 +577,10 @@ impl Server {
     }
 
     fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.server.kill();
         // It ends with what it traces.
         if let Some(mut strace) = self.strace.take() {
             strace.wait().unwrap();
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

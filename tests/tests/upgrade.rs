@@ -4,26 +4,24 @@
 //! `tests/upgrade/releases.toml` names the releases. Run by `cargo x upgrade`, which builds them from the history.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::print_stdout, reason = "what was done is part of what it shows")]
 
 use std::{
     collections::BTreeSet,
-    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use spine_client::Client;
-use spine_core::{RULES_KNOWN, snapshot::Header};
+use spine_core::RULES_KNOWN;
 use spine_tests::{
     cluster::{Cluster, SERVERS},
     http, release,
-    spine_process::{self, free_address},
-    wait,
+    server::Server,
+    spine_process, wait,
     writers::{Load, Spread},
 };
-use tokio::runtime::Runtime;
 
 /// Writes between two steps.
 const BETWEEN: u64 = 300;
@@ -71,9 +69,6 @@ impl Rolling {
     /// Stops a server in order and starts it with this release, while the others serve.
     fn roll(&mut self, at: usize, to: Runs) {
         let began = Instant::now();
-        self.cluster.ask_to_stop(at);
-        let status = self.cluster.await_stopped(at);
-        assert!(status.success(), "{status}:\n{}", self.cluster.said(at));
         match to {
             Runs::Old => self.cluster.is_to_run(at, &self.old, &[]),
             Runs::New => {
@@ -82,8 +77,7 @@ impl Rolling {
             }
         }
         self.runs[at] = to;
-        self.cluster.spawn(at);
-        self.cluster.await_ready(at);
+        restart(&mut self.cluster, at);
         self.load.await_more(BETWEEN);
         self.rolled.push((began, Instant::now()));
         if self.is_mixed() {
@@ -107,10 +101,7 @@ impl Rolling {
             if self.runs[leader] == wanted {
                 return true;
             }
-            self.cluster.ask_to_stop(leader);
-            self.cluster.await_stopped(leader);
-            self.cluster.spawn(leader);
-            self.cluster.await_ready(leader);
+            restart(&mut self.cluster, leader);
             false
         });
         self.load.await_more(BETWEEN);
@@ -131,7 +122,7 @@ impl Rolling {
                     "n{}: {said}",
                     at + 1
                 );
-                assert_eq!(metric(self.cluster.http(at), "spine_rules"), Some(1));
+                assert_eq!(self.cluster.metric(at, "spine_rules"), Some(1.0));
             }
             let (status, said) = txn(self.cluster.http(at), &key_alone("mixed"));
             assert_eq!(status, 200, "n{}: {said}", at + 1);
@@ -178,7 +169,7 @@ fn three_servers_are_upgraded_under_load_and_half_of_them_back_and_forth() {
     let all_new = Instant::now();
     for at in 0..SERVERS {
         wait::until_true("the rules are raised", PATIENCE, || {
-            metric(cluster.http(at), "spine_rules") == Some(RULES_KNOWN.into())
+            cluster.metric(at, "spine_rules") == Some(RULES_KNOWN.into())
         });
     }
     println!(
@@ -198,10 +189,9 @@ fn three_servers_are_upgraded_under_load_and_half_of_them_back_and_forth() {
     let gaps = rolled.iter().map(|(from, to)| written.gap(*from, *to)).collect();
     println!("write gap of a rolled server, s: {}", Spread(gaps));
     written.must_be_there(&cluster);
-    let digests: BTreeSet<_> = (0..SERVERS).map(|at| digest(&cluster, at)).collect();
-    assert_eq!(digests.len(), 1, "{digests:?}");
+    cluster.must_agree();
     for at in 0..SERVERS {
-        assert_eq!(metric(cluster.http(at), "spine_digest_mismatches_total"), Some(0));
+        assert_eq!(cluster.metric(at, "spine_digest_mismatches_total"), Some(0.0));
         let said = cluster.said(at);
         assert!(!said.contains("panicked"), "n{}:\n{said}", at + 1);
         for name in ["new-0", "new-1", "new-2"] {
@@ -231,25 +221,121 @@ fn an_older_release_does_not_come_back(cluster: &mut Cluster, at: usize, old: &P
     cluster.await_ready(at);
 }
 
+/// A server that has fallen behind the beginning of the log is sent the state, whichever release it and the leader run.
+#[test]
+fn a_state_is_sent_from_one_release_to_the_other_both_ways() {
+    let old = release::all().pop().expect("there is one").binary();
+    let new = (spine_process::binary(), ["--rules-hold", "always"]);
+    let place = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::new(
+        ["n1", "n2", "n3"].map(|name| place.path().join(name)),
+        place.path(),
+    );
+    (0..SERVERS).for_each(|at| cluster.is_to_run(at, &old, &[]));
+    cluster.start_all();
+    let (mut keys, late) = (0, 2);
+
+    // An old leader, and a follower that comes back with the new release.
+    cluster.kill(late);
+    outrun(&mut cluster, late, &mut keys);
+    cluster.is_to_run(late, new.0, &new.1);
+    is_sent_the_state(&mut cluster, late, keys);
+
+    // A new leader, and one that comes back with the old release.
+    cluster.kill(late);
+    for at in (0..SERVERS).filter(|at| *at != late) {
+        cluster.is_to_run(at, new.0, &new.1);
+    }
+    outrun(&mut cluster, late, &mut keys);
+    cluster.is_to_run(late, &old, &[]);
+    is_sent_the_state(&mut cluster, late, keys);
+
+    // It goes on from there with the new one.
+    cluster.is_to_run(late, new.0, &new.1);
+    restart(&mut cluster, late);
+    write_more(&mut cluster, &mut keys);
+    cluster.must_agree();
+}
+
+/// Stops a server in order and starts it with what it is to run.
+fn restart(cluster: &mut Cluster, at: usize) {
+    cluster.ask_to_stop(at);
+    let status = cluster.await_stopped(at);
+    assert!(status.success(), "{status}:\n{}", cluster.said(at));
+    cluster.spawn(at);
+    cluster.await_ready(at);
+}
+
+/// Writes, and restarts those that run, until none of them has in its log any more what the one that is `late` needs next.
+///
+/// A server that is stopped in order writes a checkpoint if a mebibyte was logged since the last one, and its log goes up to the
+/// checkpoint before. No release can be told to keep less.
+fn outrun(cluster: &mut Cluster, late: usize, keys: &mut usize) {
+    for _ in 0..2 {
+        for at in (0..SERVERS).filter(|at| *at != late) {
+            write_more(cluster, keys);
+            restart(cluster, at);
+        }
+    }
+}
+
+/// Writes more than a mebibyte.
+fn write_more(cluster: &mut Cluster, keys: &mut usize) {
+    let (server, value) = (cluster.http(cluster.leader()), "v".repeat(100 << 10));
+    for _ in 0..16 {
+        assert!(put(server, &format!("state/{keys}"), &value));
+        *keys += 1;
+    }
+}
+
+/// Starts a server, which is sent the state; then it has what the others have.
+fn is_sent_the_state(cluster: &mut Cluster, at: usize, keys: usize) {
+    let (leader, before) = (cluster.leader(), [0, 1, 2].map(|at| cluster.said(at).len()));
+    cluster.spawn(at);
+    cluster.await_ready(at);
+    let says = |at: usize, what: &str| cluster.said(at)[before[at]..].contains(what);
+    wait::until_true("the state has come", PATIENCE, || {
+        says(at, "a snapshot has come and is durable")
+    });
+    assert!(says(leader, "a snapshot is sent"), "{}", cluster.said(leader));
+    let list = format!("http://{}/v1/kv/state/?keys", cluster.http(at));
+    let there = http::get_json(&list).unwrap();
+    assert_eq!(there.as_array().map(Vec::len), Some(keys));
+    cluster.must_agree();
+    let (from, to) = (version(cluster, leader), version(cluster, at));
+    assert_ne!(from, to);
+    println!("a state of {keys} keys was sent from {from} to {to}");
+}
+
+/// The release that a server says it is.
+fn version(cluster: &Cluster, at: usize) -> String {
+    let page = http::get(&format!("http://{}/metrics", cluster.http(at))).unwrap();
+    let page = page.text().unwrap();
+    let (_, version) = page.split_once("spine_build_info{version=\"").unwrap();
+    version.split('"').next().unwrap().to_owned()
+}
+
 #[test]
 fn what_a_single_server_of_each_release_wrote_is_read() {
     for release in release::all() {
         let place = tempfile::tempdir().unwrap();
-        let data = place.path().join("data");
-        let before = Server::start(&release.binary(), &data, &[]);
-        fill(before.http);
-        let index = metric(before.http, "spine_index").unwrap();
-        before.stop();
+        let mut server = Server::new(place.path(), "n1");
+        server.is_to_run(&release.binary());
+        serve(&mut server, &[]);
+        fill(server.http);
+        let index = server.metric("spine_index").unwrap();
+        server.stop();
 
-        let after = Server::start(spine_process::binary(), &data, &["--rules-hold", "1s"]);
-        assert!(metric(after.http, "spine_index").unwrap() >= index);
-        must_have_all(after.http);
+        server.is_to_run(spine_process::binary());
+        serve(&mut server, &["--rules-hold", "1s"]);
+        assert!(server.metric("spine_index").unwrap() >= index);
+        must_have_all(server.http);
         wait::until_true("the rules are raised", PATIENCE, || {
-            metric(after.http, "spine_rules") == Some(RULES_KNOWN.into())
+            server.metric("spine_rules") == Some(RULES_KNOWN.into())
         });
-        let (status, said) = txn(after.http, &register("new", 0));
+        let (status, said) = txn(server.http, &register("new", 0));
         assert_eq!(status, 200, "{said}");
-        after.stop();
+        server.stop();
         println!(
             "what a server of {} ({}) wrote is read",
             release.version, release.what
@@ -262,37 +348,38 @@ fn what_an_earlier_release_saved_is_restored() {
     let release = release::all().pop().unwrap();
     let (binary, place) = (release.binary(), tempfile::tempdir().unwrap());
     let at = |name: &str| place.path().join(name);
-    let before = Server::start(&binary, &at("before"), &[]);
+    let mut before = Server::new(&at("before"), "n1");
+    before.is_to_run(&binary);
+    serve(&mut before, &[]);
     fill(before.http);
     let addr = before.grpc.to_string();
-    run(
-        &binary,
-        &["snapshot", "save", at("saved").to_str().unwrap(), "--addr", &addr],
-    );
+    let file = at("saved");
+    let file = file.to_str().unwrap();
+    run(&binary, &["snapshot", "save", file, "--addr", &addr]);
     let index = modify_index(before.http, "key/0");
     // What was written after it is not in it, and its number is never given again.
-    assert!(put(before.http, "late", "x"));
+    assert!(before.put("late", "x"));
     let late = modify_index(before.http, "late");
     before.stop();
 
-    let (saved, data) = (at("saved"), at("after"));
-    let (saved, restored) = (saved.to_str().unwrap(), data.to_str().unwrap());
-    run(
-        spine_process::binary(),
-        &["snapshot", "restore", saved, "--data-dir", restored],
-    );
-    let after = Server::start(spine_process::binary(), &data, &[]);
+    let mut after = Server::new(&at("after"), "n1");
+    let data = after.data();
+    let restored = ["snapshot", "restore", file, "--data-dir", data.to_str().unwrap()];
+    run(spine_process::binary(), &restored);
+    serve(&mut after, &[]);
     must_have_all(after.http);
-    assert!(
-        http::get(&format!("http://{}/v1/kv/late", after.http))
-            .unwrap()
-            .status()
-            == 404
-    );
+    let gone = http::get(&format!("http://{}/v1/kv/late", after.http)).unwrap();
+    assert_eq!(gone.status(), 404);
     assert_eq!(modify_index(after.http, "key/0"), index);
-    assert!(put(after.http, "key/0", "changed"));
+    assert!(after.put("key/0", "changed"));
     assert!(modify_index(after.http, "key/0") > late, "the index goes on");
     after.stop();
+}
+
+/// Starts a server that is a cluster of its own, and waits until it is ready.
+fn serve(server: &mut Server, options: &[&str]) {
+    server.start(&[&["serve"], options].concat());
+    server.await_ready();
 }
 
 fn run(binary: &Path, arguments: &[&str]) {
@@ -328,64 +415,6 @@ fn modify_index(server: SocketAddr, key: &str) -> u64 {
     rows[0]["ModifyIndex"].as_u64().unwrap()
 }
 
-/// One server that is a cluster of its own.
-struct Server {
-    child: Child,
-    http: SocketAddr,
-    grpc: SocketAddr,
-    log: PathBuf,
-}
-
-impl Server {
-    fn start(binary: &Path, data: &Path, options: &[&str]) -> Self {
-        let [http, grpc] = [free_address(), free_address()];
-        let log = data.with_extension("log");
-        let output = fs::File::create(&log).unwrap();
-        let child = Command::new(binary)
-            .args(["serve", "--governance", "open", "--name", "n1"])
-            .args(["--http-addr", &http.to_string()])
-            .args(["--grpc-addr", &grpc.to_string()])
-            .arg("--data-dir")
-            .arg(data)
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .spawn()
-            .unwrap();
-        let mut server = Self {
-            child,
-            http,
-            grpc,
-            log,
-        };
-        wait::until_true("the server is ready", PATIENCE, || {
-            let ended = server.child.try_wait().unwrap();
-            assert!(ended.is_none(), "{ended:?}:\n{}", server.said());
-            http::is_ok(&format!("http://{http}/readyz"))
-        });
-        server
-    }
-
-    fn said(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    fn stop(mut self) {
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
-        let ended = wait::until("the server ends", PATIENCE, || self.child.try_wait().unwrap());
-        assert!(ended.success(), "{ended}:\n{}", self.said());
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// A transaction that came with rules 2: a node, a service on it and a key.
 fn register(name: &str, index: u64) -> String {
     serde_json::json!([
@@ -405,25 +434,4 @@ fn key_alone(name: &str) -> String {
 fn txn(server: SocketAddr, body: &str) -> (u16, String) {
     let answer = http::put(&format!("http://{server}/v1/txn"), body).expect("a server that is ready answers");
     (answer.status().as_u16(), answer.text().unwrap())
-}
-
-fn metric(server: SocketAddr, name: &str) -> Option<u64> {
-    let page = http::get(&format!("http://{server}/metrics"))?.text().ok()?;
-    let line = page
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line?.parse().ok()
-}
-
-/// What a server's own state comes to.
-fn digest(cluster: &Cluster, at: usize) -> (u64, u128) {
-    let runtime = Runtime::new().unwrap();
-    let _inside = runtime.enter();
-    let client = Client::connect(&cluster.grpc(at).to_string()).unwrap();
-    let header = runtime.block_on(async {
-        let snapshot = client.admin.save_snapshot().await.unwrap();
-        Header::decode(&snapshot.start().state).unwrap()
-    });
-    assert_eq!(header.rules, RULES_KNOWN);
-    (header.index.0, header.digest)
 }
