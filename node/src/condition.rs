@@ -80,6 +80,11 @@ impl Condition {
         self.flushes.pace(self.clock.monotonic())
     }
 
+    /// Whether a write of this server's log has not come back for so long that it may never.
+    pub fn is_stuck(&self) -> bool {
+        self.flushes.waiting(self.clock.monotonic()) >= decide::STUCK
+    }
+
     /// The other members, and how long ago each answered.
     pub fn peers(&self) -> Vec<(u64, Seen, Option<Duration>)> {
         let now = self.clock.monotonic();

@@ -332,6 +332,7 @@ impl Node {
             way: Arc::new(Remote::new(links.clone(), identity, boot_number)),
             checkpoints: ask_checkpoint,
             members: members.clone(),
+            condition: condition.clone(),
             clock: world.clock.clone(),
             rng: world.rng.clone(),
             metrics: metrics.clone(),

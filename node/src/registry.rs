@@ -28,7 +28,9 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::RwLock;
-use spine_api::{AdminCommand, AdminOutcome, Consistency, Context, Error, NodeStatus, Registry, hub::Hub};
+use spine_api::{
+    AdminCommand, AdminOutcome, Consistency, Context, Error, NodeStatus, Registry, Role, hub::Hub,
+};
 use spine_core::{
     Applied, Author, Command, Index, NodeName, Outcome, Rejection, Renewal, RenewalRequest, Renewed, Request,
     Rights, State, codec,
@@ -49,6 +51,7 @@ use self::{
     submit::Submitter,
 };
 use crate::{
+    condition::Condition,
     forward::Way,
     leader::Policy,
     limits::{CHECKPOINT_ASKS_MAX, SUBMIT_SHARE_BYTES, SUBMIT_SHARES},
@@ -112,6 +115,8 @@ pub struct Parts {
     pub checkpoints: mpsc::Sender<CheckpointAsk>,
     /// The members, to be changed.
     pub members: Arc<Members>,
+    /// How this node's disk does.
+    pub condition: Arc<Condition>,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// Chance, for the moments at which something is tried again.
@@ -133,6 +138,7 @@ impl NodeRegistry {
             way,
             checkpoints,
             members,
+            condition,
             clock,
             rng,
             metrics,
@@ -168,6 +174,7 @@ impl NodeRegistry {
             barrier: barrier.clone(),
             leads: consensus.leader(),
             applied: consensus.applied(),
+            condition,
             ready: tell_ready,
             caught_up: caught_up.clone(),
         };
@@ -468,8 +475,9 @@ impl Registry for NodeRegistry {
 
     fn status(&self) -> NodeStatus {
         let raft = self.consensus.status();
+        let has_cluster = self.consensus.hears_cluster();
         let leader = self.consensus.leader().borrow().clone();
-        let leader = leader.filter(|_| self.consensus.hears_cluster());
+        let leader = leader.filter(|_| has_cluster);
         let last_contact = match &leader {
             Some(leader) if leader.id == self.about.identity.node => Some(Duration::ZERO),
             // Who leads without a majority is followed by nobody: others may lead since.
@@ -490,7 +498,10 @@ impl Registry for NodeRegistry {
             node_id: self.about.identity.node,
             cluster_id: self.about.identity.cluster.to_string().into(),
             datacenter: self.about.datacenter.clone(),
-            role: raft.role,
+            role: match raft.role {
+                Role::Leader if !has_cluster => Role::Candidate,
+                role => role,
+            },
             leader: leader.and_then(|leader| NodeName::parse(&leader.name).ok()),
             last_contact,
             term: raft.term,

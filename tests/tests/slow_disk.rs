@@ -1,6 +1,7 @@
-//! Three servers, each with a disk of its own, of which the leader's becomes slow: another server leads then.
+//! Three servers, each with a disk of its own. That of the leader becomes slow, or stops altogether: another server leads
+//! then. Or that of a follower stops: nobody waits for it. Once a disk works again its server follows, without a restart.
 //!
-//! A disk is slowed down by freezing its file system over and over, each time for a while: whoever writes there waits.
+//! A disk is stopped by freezing its file system: whoever writes there waits. It is slowed down by doing so over and over.
 //! Needs root: run by `cargo x faults`.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
@@ -23,7 +24,8 @@ use spine_tests::{
     ext4::Ext4,
     http,
     namespace::sealed,
-    wait,
+    spine_process, wait,
+    writers::Load,
 };
 use tokio::runtime::Runtime;
 
@@ -31,6 +33,13 @@ use tokio::runtime::Runtime;
 const FROZEN: Duration = Duration::from_millis(400);
 /// Puts that are timed in each phase.
 const PUTS: usize = 100;
+/// How long a disk stands still that has stopped: far longer than it takes to be noticed.
+const STOPPED: Duration = Duration::from_secs(30);
+/// Writes between two steps, and what each writer rests after one.
+const BETWEEN: u64 = 300;
+const REST: Duration = Duration::from_millis(5);
+/// So long at most no write is acknowledged: it is noticed in 5 s, and then another leads.
+const GAP_MAX: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_mins(2);
 
 #[test]
@@ -62,6 +71,139 @@ fn a_leader_with_a_slow_disk_steps_aside() {
     });
 }
 
+#[test]
+fn a_leader_whose_disk_has_stopped_is_relieved_and_comes_back() {
+    sealed(
+        "a_leader_whose_disk_has_stopped_is_relieved_and_comes_back",
+        || {
+            let place = tempfile::tempdir().unwrap();
+            let disks = Disks::mount(place.path());
+            let mut cluster = Cluster::new(disks.data(), place.path());
+            cluster.start_all();
+            let load = Load::start_paced(&cluster, REST);
+            load.await_more(BETWEEN);
+
+            let stuck = cluster.leader();
+            let frozen = Frozen::freeze(disks.0[stuck].path());
+            let began = Instant::now();
+            cluster.await_leader_beside(stuck);
+            let relieved = began.elapsed();
+            says_that_it_is_stuck(&cluster, stuck);
+            doctor_blames(&cluster, stuck);
+            wait::until_true("the freeze was long", PATIENCE, || began.elapsed() >= STOPPED);
+            load.await_more(BETWEEN);
+
+            let thawed = Instant::now();
+            drop(frozen);
+            await_stepped_aside(&cluster, stuck);
+            let back = follows_again(&mut cluster, stuck);
+            load.await_more(BETWEEN);
+            let written = load.end();
+            println!(
+                "leader's disk stopped for {:.1?}: another led after {relieved:.1?}; longest time without an acknowledged write \
+             {:.2} s, after the thaw {:.2} s; it followed {back:.1?} after the thaw; {written}",
+                thawed - began,
+                written.gap(began, thawed),
+                written.gap(thawed, Instant::now()),
+            );
+            assert!(
+                written.gap(began, thawed) < GAP_MAX.as_secs_f64(),
+                "writes stood still"
+            );
+            written.must_be_there(&cluster);
+            cluster.must_agree();
+            drop(cluster);
+        },
+    );
+}
+
+#[test]
+fn a_follower_whose_disk_has_stopped_holds_nobody_up_and_comes_back() {
+    sealed(
+        "a_follower_whose_disk_has_stopped_holds_nobody_up_and_comes_back",
+        || {
+            let place = tempfile::tempdir().unwrap();
+            let disks = Disks::mount(place.path());
+            let mut cluster = Cluster::new(disks.data(), place.path());
+            cluster.start_all();
+            let leader = cluster.leader();
+            let stuck = (leader + 1) % SERVERS;
+            let load = Load::start_paced(&cluster, REST);
+            load.await_more(BETWEEN);
+            let puts = Puts::at(&cluster.grpc(leader).to_string());
+            let before = puts.timed(PUTS);
+
+            let frozen = Frozen::freeze(disks.0[stuck].path());
+            let began = Instant::now();
+            let mut during = puts.timed(PUTS);
+            while began.elapsed() < STOPPED {
+                during.extend(puts.timed(PUTS));
+            }
+            says_that_it_is_stuck(&cluster, stuck);
+            doctor_blames(&cluster, stuck);
+
+            let thawed = Instant::now();
+            drop(frozen);
+            let back = follows_again(&mut cluster, stuck);
+            load.await_more(BETWEEN);
+            let written = load.end();
+            println!(
+                "follower's disk stopped for {:.1?}: put at the leader, ms (min/median/max): before {}, meanwhile {}; it \
+                 followed {back:.1?} after the thaw; {written}",
+                thawed - began,
+                spread(&before),
+                spread(&during),
+            );
+            assert!(
+                median(&during) <= median(&before) * 3 + Duration::from_millis(20),
+                "puts are slow"
+            );
+            assert!(
+                written.gap(began, thawed) < GAP_MAX.as_secs_f64(),
+                "writes stood still"
+            );
+            written.must_be_there(&cluster);
+            cluster.must_agree();
+            drop((puts, cluster));
+        },
+    );
+}
+
+/// A server whose disk has stopped says of itself neither that it leads nor that it serves.
+fn says_that_it_is_stuck(cluster: &Cluster, at: usize) {
+    let of_itself = || http::get_json(&format!("http://{}/v1/agent/self", cluster.http(at)));
+    wait::until_true("it doesn't say that it leads", PATIENCE, || {
+        of_itself().is_some_and(|itself| itself["Stats"]["raft"]["state"] != "Leader")
+    });
+    wait::until_true("it is not ready", PATIENCE, || {
+        !http::is_ok(&format!("http://{}/readyz", cluster.http(at)))
+    });
+}
+
+/// `spine doctor`, asked of another server, says that this one's disk is stuck.
+fn doctor_blames(cluster: &Cluster, at: usize) {
+    let addr = cluster.grpc((at + 1) % SERVERS).to_string();
+    let output = Command::new(spine_process::binary())
+        .args(["doctor", "--addr", &addr])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let blames = |line: &str| line.contains("FAIL") && line.contains("log") && line.contains(&name(at));
+    assert!(said.lines().any(blames), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+}
+
+/// Waits until a server serves and follows, in the life that it was in; how long that took.
+fn follows_again(cluster: &mut Cluster, at: usize) -> Duration {
+    let took = cluster.await_ready(at);
+    wait::until_true("it follows", PATIENCE, || {
+        let of_itself = http::get_json(&format!("http://{}/v1/agent/self", cluster.http(at)));
+        of_itself.is_some_and(|itself| itself["Stats"]["raft"]["state"] == "Follower")
+    });
+    assert!(!cluster.said(at).contains("panicked"), "{}", cluster.said(at));
+    took
+}
+
 fn name(at: usize) -> String {
     format!("n{}", at + 1)
 }
@@ -69,7 +211,9 @@ fn name(at: usize) -> String {
 /// Waits until a server knows that it has given leadership away because of its disk, and says so.
 fn await_stepped_aside(cluster: &Cluster, at: usize) {
     wait::until_true("the server knows that another one leads", PATIENCE, || {
-        metric(cluster, at, "spine_raft_stepped_aside_total").is_some_and(|times| times >= 1.0)
+        cluster
+            .metric(at, "spine_raft_stepped_aside_total")
+            .is_some_and(|times| times >= 1.0)
     });
     assert!(cluster.said(at).contains("because of this one's disk"));
 }
@@ -159,13 +303,16 @@ struct Puts {
 }
 
 impl Puts {
+    /// At any server.
     fn new(cluster: &Cluster) -> Self {
+        Self::at(&cluster.grpc_of_all(0))
+    }
+
+    /// At these servers.
+    fn at(addresses: &str) -> Self {
         let runtime = Runtime::new().unwrap();
         let inside = runtime.enter();
-        let client = Client::builder(&cluster.grpc_of_all(0))
-            .exactly_once(true)
-            .build()
-            .unwrap();
+        let client = Client::builder(addresses).exactly_once(true).build().unwrap();
         drop(inside);
         Self { runtime, client }
     }
@@ -220,13 +367,4 @@ fn spread(took: &[Duration]) -> String {
         ms(most),
         took.len()
     )
-}
-
-/// A metric of a server.
-fn metric(cluster: &Cluster, at: usize, name: &str) -> Option<f64> {
-    let text = http::get(&format!("http://{}/metrics", cluster.http(at)))?
-        .text()
-        .ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.trim().parse().ok()
 }

@@ -158,7 +158,7 @@ pub enum Role {
     Leader,
     /// It follows.
     Follower,
-    /// It asks for votes.
+    /// It asks for votes; or it led, and most voters no longer answer it.
     Candidate,
     /// It follows without a vote.
     #[default]
@@ -198,8 +198,8 @@ pub struct NodeStatus {
     pub rules: u32,
     /// Bytes of state.
     pub state_bytes: u64,
-    /// Whether it is ready to serve: it has caught up with what it knew to be committed, and has not been without a leader
-    /// for long since.
+    /// Whether it is ready to serve: it has caught up with what it knew to be committed, has not been without a leader
+    /// for long since, and its disk takes what it is given.
     pub ready: bool,
 }
 

@@ -57,16 +57,20 @@ impl Flushes {
         recent.writes.push_back((now, now.saturating_sub(began)));
     }
 
+    /// How long the write has taken that is under way.
+    pub fn waiting(&self, now: Duration) -> Duration {
+        let began = self.0.lock().began;
+        began.map_or(Duration::ZERO, |began| now.saturating_sub(began))
+    }
+
     /// How fast they are.
     pub fn pace(&self, now: Duration) -> Pace {
+        let waiting = self.waiting(now);
         let mut recent = self.0.lock();
         let is_old = |(ended, _): &(Duration, Duration)| now.saturating_sub(*ended) > WINDOW;
         while recent.writes.front().is_some_and(is_old) {
             recent.writes.pop_front();
         }
-        let waiting = recent
-            .began
-            .map_or(Duration::ZERO, |began| now.saturating_sub(began));
         let took = recent.writes.iter().map(|(_, took)| *took).collect();
         drop(recent);
         Pace::of(took, waiting)

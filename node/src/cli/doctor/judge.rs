@@ -349,6 +349,12 @@ fn log_speed(facts: &Facts) -> Vec<Finding> {
     for (name, Reached { said, .. }) in facts.reached() {
         let pace = said.log.unwrap_or_default();
         let waiting = Duration::from_micros(pace.waiting_us);
+        if waiting >= STUCK {
+            // After a while no other write is left to be looked at.
+            let text = format!("a write has not come back for {waiting:.1?}");
+            found.push(Finding::fail(CHECK, name, text, REMEDY));
+            continue;
+        }
         let (median, p99) = match said.probe_us {
             Some(probe) if pace.writes == 0 => (Duration::from_micros(probe), Duration::ZERO),
             _ if pace.writes == 0 => {
@@ -373,10 +379,7 @@ fn log_speed(facts: &Facts) -> Vec<Finding> {
                 pace.writes
             )
         };
-        if waiting >= STUCK {
-            let text = format!("a write has not come back for {waiting:.1?}");
-            found.push(Finding::fail(CHECK, name, text, REMEDY));
-        } else if median > FLUSH_FAIL {
+        if median > FLUSH_FAIL {
             found.push(Finding::fail(CHECK, name, text, REMEDY));
         } else if median > FLUSH_WARN || p99 > FLUSH_P99_WARN {
             found.push(Finding::warn(CHECK, name, text, REMEDY));

@@ -329,6 +329,13 @@ fn a_log_is_judged_by_its_writes_or_by_a_probe() {
     assert_eq!(found(pace(|log| log.p99_us = 200_000)), one("log", Warn));
     assert_eq!(found(pace(|log| log.median_us = 60_000)), one("log", Fail));
     assert_eq!(found(pace(|log| log.waiting_us = 6_000_000)), one("log", Fail));
+    let stuck_for_long = |log: &mut v1::LogPace| {
+        *log = v1::LogPace {
+            waiting_us: 60_000_000,
+            ..v1::LogPace::default()
+        };
+    };
+    assert_eq!(found(pace(stuck_for_long)), one("log", Fail));
     let probed = |probe_us| {
         said(move |said| {
             said.log = Some(v1::LogPace::default());
