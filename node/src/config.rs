@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use spine_core::{NodeName, Ttl};
+use spine_core::{Command, NodeName, Ttl};
 
 use crate::{
-    leader::{HistoryKept, REVISIONS_MIN, RulesHold},
+    leader::{HistoryKept, Quota, REVISIONS_MIN, RulesHold},
     raft::{Peer, founding::Founders},
     storage::log::LogEngine,
 };
@@ -92,6 +92,8 @@ pub struct Config {
     pub history: HistoryKept,
     /// When newer rules are raised while it leads.
     pub rules_hold: RulesHold,
+    /// How large the state may become while it leads.
+    pub quota: Quota,
     /// The key that seals the CA's key.
     pub ca_seal_key: Option<PathBuf>,
     /// Networks that probes may reach; `None`: all that are not denied.
@@ -224,6 +226,7 @@ impl Config {
             default_service_ttl: service_ttl(mode, said.default_service_ttl)?,
             history: history(said.history_revisions, said.history_age)?,
             rules_hold: rules_hold(said.rules_hold),
+            quota: quota(said.state_quota_bytes)?,
             ca_seal_key: said.ca_seal_key,
             probe_allow: said.probe_allow,
             connections_max: at_least_one(
@@ -512,6 +515,16 @@ fn rules_hold(said: Option<OrAlways<Span>>) -> RulesHold {
         Some(OrAlways::Always) => RulesHold::Always,
         Some(OrAlways::As(Span(hold))) => RulesHold::For(hold),
     }
+}
+
+fn quota(said: Option<u64>) -> Result<Quota, ConfigError> {
+    let Some(bytes) = said else {
+        return Ok(Quota::default());
+    };
+    let set = Command::QuotaSet(bytes);
+    set.check()
+        .map_err(|error| invalid("--state-quota-bytes", error.to_string()))?;
+    Ok(Quota(bytes))
 }
 
 fn at_least_one(option: &'static str, said: Option<usize>, default: usize) -> Result<usize, ConfigError> {

@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod applied;
 mod history;
+mod quota;
 mod roll;
 mod rules;
 
@@ -15,7 +16,8 @@ use spine_core::{Command, MemberName, MemberStatus, State, Time};
 
 use self::{history::Compaction, roll::Roll, rules::Raising};
 pub use self::{
-    history::{HistoryKept, REVISIONS_MIN, TIGHT_BYTES},
+    history::{HistoryKept, REVISIONS_MIN},
+    quota::Quota,
     roll::{BACK_AFTER, Heard, LOST_AFTER},
     rules::RulesHold,
 };
@@ -36,6 +38,8 @@ pub struct Policy {
     pub history: HistoryKept,
     /// When newer rules are raised.
     pub rules_hold: RulesHold,
+    /// How large the state may become.
+    pub quota: Quota,
 }
 
 /// What a leader sees when it asks what is due.
@@ -83,6 +87,8 @@ pub struct Duties {
     roll: Roll,
     /// What they all know.
     raising: Raising,
+    /// The quota that is to hold.
+    quota: Quota,
 }
 
 impl Duties {
@@ -96,6 +102,7 @@ impl Duties {
             busy: false,
             roll: Roll::new(node, now),
             raising: Raising::new(policy.rules_hold),
+            quota: policy.quota,
         }
     }
 
@@ -151,12 +158,23 @@ impl Duties {
             );
             return Some(Command::RulesRaise(rules));
         }
+        if let Some(quota) = self.other_quota(view) {
+            tracing::info!(quota, before = view.state.quota(), "the state's quota is set");
+            return Some(Command::QuotaSet(quota));
+        }
         if self.may_pulse(view) {
             self.pulsed = Some(view.now);
             self.awaited = None;
             return Some(Command::Pulse);
         }
         self.compaction.due(view.state, view.now).map(Command::Compact)
+    }
+
+    /// The quota that is to hold, if another does, and all servers know how to set it.
+    fn other_quota(&self, view: View<'_>) -> Option<u64> {
+        let Quota(quota) = self.quota;
+        let is_admitted = || view.state.admits(&Command::QuotaSet(quota)).is_ok();
+        (quota != view.state.quota() && is_admitted()).then_some(quota)
     }
 
     /// Whether something is due, and every renewal that was there when it came due is applied: what came in time

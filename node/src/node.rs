@@ -22,7 +22,7 @@ use crate::{
         link::Remote,
         service::{ForwardService, Service},
     },
-    leader::{HistoryKept, Policy, RulesHold},
+    leader::{HistoryKept, Policy, Quota, RulesHold},
     limits::CHECKPOINT_ASKS_MAX,
     members::{
         self,
@@ -100,6 +100,8 @@ pub struct NodeSettings {
     pub history: HistoryKept,
     /// When newer rules are raised while it leads.
     pub rules_hold: RulesHold,
+    /// How large the state may become while it leads.
+    pub quota: Quota,
     /// Sizes of the log.
     pub log: LogOptions,
     /// Bytes of log that are kept for members that are behind, beside what the checkpoints need.
@@ -123,6 +125,7 @@ impl NodeSettings {
             grpc_address: "".into(),
             history: HistoryKept::default(),
             rules_hold: RulesHold::default(),
+            quota: Quota::default(),
             log: LogOptions::default(),
             log_kept_for_members: Self::LOG_KEPT_FOR_MEMBERS,
         }
@@ -157,6 +160,7 @@ impl NodeSettings {
             policy: Policy {
                 history: self.history,
                 rules_hold: self.rules_hold,
+                quota: self.quota,
             },
             entry_bytes_max: log.payload_bytes_max().min(limits::ENTRY_BYTES_MAX) as u64,
         }

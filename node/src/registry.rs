@@ -12,7 +12,6 @@ mod follow;
 mod forwarded;
 mod lead;
 mod numbers;
-pub mod quota;
 mod readiness;
 mod submit;
 
@@ -53,7 +52,7 @@ use self::{
 use crate::{
     condition::Condition,
     forward::Way,
-    leader::Policy,
+    leader::{Policy, Quota},
     limits::{CHECKPOINT_ASKS_MAX, SUBMIT_SHARE_BYTES, SUBMIT_SHARES},
     members::changes::Members,
     metrics_sink::{Ended, NodeMetrics, Request as Counted},
@@ -246,7 +245,7 @@ impl NodeRegistry {
         if !command.grows(state.rules()) {
             return;
         }
-        let pause = quota::pause(state.bytes());
+        let pause = Quota(state.quota()).pause(state.bytes());
         if !pause.is_zero() {
             // At most half of the client's time: what would succeed must not fail for this.
             let left = cx.deadline.saturating_duration_since(Instant::now());
@@ -513,6 +512,7 @@ impl Registry for NodeRegistry {
             time: state.time(),
             rules: state.rules(),
             state_bytes: state.bytes(),
+            state_quota: state.quota(),
             ready: *self.ready.borrow(),
         }
     }

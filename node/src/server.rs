@@ -359,6 +359,7 @@ fn settings(config: &Config, places: &Places, peer_port: Option<Arc<dyn Listener
         }),
         history: config.history,
         rules_hold: config.rules_hold,
+        quota: config.quota,
         log: LogOptions {
             engine: config.log_engine,
             ..LogOptions::default()

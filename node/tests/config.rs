@@ -7,7 +7,7 @@ use std::{io::Write, path::Path, time::Duration};
 use spine_core::Ttl;
 use spine_node::{
     config::{Config, ConfigError, HostPort, LogFormat, Mode, Options, OrOff, defaults},
-    leader::{HistoryKept, RulesHold},
+    leader::{HistoryKept, Quota, RulesHold},
     storage::log::LogEngine,
 };
 
@@ -137,6 +137,24 @@ fn the_log_and_the_history_are_kept_as_told() {
         refused.contains("\"rocks\" is no log engine: segment or sled is wanted"),
         "{refused}"
     );
+}
+
+#[test]
+fn the_quota_is_within_what_the_state_may_be() {
+    assert_eq!(dev("").unwrap().quota, Quota(4 << 30));
+    let file = "state-quota-bytes = 1000000000";
+    assert_eq!(with_file("", file).unwrap().quota, Quota(1_000_000_000));
+    let told = with_file("--state-quota-bytes 16777216", file).unwrap();
+    assert_eq!(told.quota, Quota(16 << 20));
+    for wrong in ["16777215", "4294967297"] {
+        let refused = refusal(dev(&format!("--state-quota-bytes {wrong}")));
+        assert!(
+            refused.contains(&format!(
+                "--state-quota-bytes: a quota of {wrong} bytes must be at least 16777216 and at most 4294967296"
+            )),
+            "{refused}"
+        );
+    }
 }
 
 #[test]

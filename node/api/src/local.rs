@@ -175,6 +175,7 @@ impl Registry for Local {
             time: state.time(),
             rules: state.rules(),
             state_bytes: state.bytes(),
+            state_quota: state.quota(),
             ready: leader,
         }
     }

@@ -198,6 +198,8 @@ pub struct NodeStatus {
     pub rules: u32,
     /// Bytes of state.
     pub state_bytes: u64,
+    /// Bytes of state beyond which what makes it grow is refused.
+    pub state_quota: u64,
     /// Whether it is ready to serve: it has caught up with what it knew to be committed, has not been without a leader
     /// for long since, and its disk takes what it is given.
     pub ready: bool,

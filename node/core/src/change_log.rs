@@ -61,8 +61,8 @@ impl ChangeLog {
             .filter_map(|((_, index, sub), ())| self.events.get(&(*index, *sub)))
     }
 
-    /// Takes in what one request did.
-    pub(crate) fn append(&mut self, events: &[Event]) {
+    /// Takes in what one request did, in a state that may hold `quota` bytes.
+    pub(crate) fn append(&mut self, events: &[Event], quota: u64) {
         if let Some(first) = events.first()
             && events.len() > limits::LOG_EVENTS_MAX
         {
@@ -76,7 +76,7 @@ impl ChangeLog {
         for (sub, event) in (0..).zip(events) {
             self.put((event.index, sub), event.clone());
         }
-        self.trim();
+        self.trim(bytes_max(quota));
     }
 
     pub(crate) fn put(&mut self, place: (Index, u32), event: Event) {
@@ -86,10 +86,10 @@ impl ChangeLog {
     }
 
     /// Drops the oldest requests' events, each request's together, until the log is within its bounds.
-    fn trim(&mut self) {
+    fn trim(&mut self, bytes_max: u64) {
         let mut dropping = self.dropped;
         while let Some((place, event)) = self.events.first() {
-            let full = self.events.len() > limits::LOG_EVENTS_MAX || self.bytes > limits::LOG_BYTES_MAX;
+            let full = self.events.len() > limits::LOG_EVENTS_MAX || self.bytes > bytes_max;
             if !full && place.0 > dropping {
                 break;
             }
@@ -101,6 +101,11 @@ impl ChangeLog {
         }
         self.dropped = dropping;
     }
+}
+
+/// The share of a quota that the events may take.
+fn bytes_max(quota: u64) -> u64 {
+    limits::LOG_BYTES_MAX * quota / limits::STATE_BYTES_MAX
 }
 
 #[cfg(test)]
@@ -128,19 +133,19 @@ mod tests {
     #[test]
     fn a_request_that_did_more_than_is_kept_leaves_what_dropping_one_by_one_leaves() {
         let mut log = ChangeLog::default();
-        log.append(&request(1, 3));
+        log.append(&request(1, 3), limits::STATE_BYTES_MAX);
         let mut one_by_one = log.clone();
         let large = request(2, limits::LOG_EVENTS_MAX + 1);
-        log.append(&large);
+        log.append(&large, limits::STATE_BYTES_MAX);
         for (sub, event) in (0..).zip(large) {
             one_by_one.put((event.index, sub), event);
         }
-        one_by_one.trim();
+        one_by_one.trim(limits::LOG_BYTES_MAX);
         for log in [&log, &one_by_one] {
             let left = (log.events.len(), log.by_row.len(), log.bytes, log.dropped);
             assert_eq!(left, (0, 0, 0, Index(2)));
         }
-        log.append(&request(3, limits::LOG_EVENTS_MAX));
+        log.append(&request(3, limits::LOG_EVENTS_MAX), limits::STATE_BYTES_MAX);
         assert_eq!(
             (log.events.len(), log.oldest()),
             (limits::LOG_EVENTS_MAX, Index(3))

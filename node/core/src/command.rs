@@ -185,6 +185,8 @@ pub enum Command {
     MemberRemove(MemberName),
     /// Carry out several operations on the catalog, on keys and on leases as one.
     CatalogTxn(CatalogTxn),
+    /// From here on the state may hold so many bytes; proposed by a leader that is told another quota than there is.
+    QuotaSet(u64),
 }
 
 impl Command {
@@ -211,6 +213,7 @@ impl Command {
             Self::LeaseOpen(_) => "lease_open",
             Self::MemberRemove(_) => "member_remove",
             Self::CatalogTxn(_) => "catalog_txn",
+            Self::QuotaSet(_) => "quota_set",
         }
     }
 }

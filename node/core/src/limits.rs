@@ -77,7 +77,8 @@ pub const SESSION_IDLE: Ttl = Ttl::seconds(3600);
 pub const NODE_TOPICS_MAX: usize = bound(64, 2);
 /// Events that the change log keeps.
 pub const LOG_EVENTS_MAX: usize = bound(100_000, 12);
-/// Bytes of the events that the change log keeps.
+/// Bytes of the events that the change log keeps. Where the quota is smaller than usual it is so much smaller, too: else what
+/// is deleted would go on filling the quota.
 pub const LOG_BYTES_MAX: u64 = bound(256 << 20, 4 << 10) as u64;
 /// Tombstones that a table keeps; dropping the oldest raises the table's floor.
 pub const TOMBSTONES_MAX: usize = bound(100_000, 4);
@@ -93,8 +94,11 @@ pub const ENTRY_REQUESTS_MAX: usize = 1_024;
 pub const ENTRY_RENEWALS_MAX: usize = bound(16_384, 3);
 /// Bytes of an encoded entry.
 pub const ENTRY_BYTES_MAX: usize = 3 << 20;
-/// Bytes of all state, history too. Beyond it writes that make it grow are refused; deletes never are.
+/// Bytes of all state, history too. Beyond it writes that make it grow are refused; deletes never are. An operator may set
+/// a smaller quota.
 pub const STATE_BYTES_MAX: u64 = bound(4 << 30, 16 << 10) as u64;
+/// The smallest quota: a few of the largest writes find room.
+pub const STATE_QUOTA_MIN: u64 = bound(16 << 20, 4 << 10) as u64;
 /// Servers of one cluster.
 pub const MEMBERS_MAX: usize = bound(64, 2);
 /// CA roots kept: the active one and those being rotated out.

@@ -134,6 +134,8 @@ pub enum Outcome {
         /// All of it, in order.
         unmet: Vec<CatalogOpUnmet>,
     },
+    /// The state may hold so many bytes.
+    QuotaSet(u64),
 }
 
 /// What one operation of a transaction over the catalog did.

@@ -13,7 +13,7 @@
 //! | rules | since | brought |
 //! |---|---|---|
 //! | 1 | 0.1.0 | all that is not below |
-//! | 2 | 0.3.0 | transactions over the catalog: [`Command::CatalogTxn`]; what is on a removed server's node is taken over: `DESERTED_NODES`; a server that joins begins a new term with every check: `JOINING_BEGINS_TERM`; a full quota lets request sessions through: `SESSIONS_PASS_QUOTA`; old versions go as fast as new ones come: `SWEEP_KEEPS_UP` |
+//! | 2 | 0.3.0 | transactions over the catalog: [`Command::CatalogTxn`]; what is on a removed server's node is taken over: `DESERTED_NODES`; a server that joins begins a new term with every check: `JOINING_BEGINS_TERM`; a full quota lets request sessions through: `SESSIONS_PASS_QUOTA`; old versions go as fast as new ones come: `SWEEP_KEEPS_UP`; a quota other than the usual one: [`Command::QuotaSet`] |
 
 use crate::{
     command::{Command, Entry},
@@ -40,7 +40,7 @@ impl Command {
     /// The rules that brought it.
     pub const fn rules(&self) -> u32 {
         match self {
-            Self::CatalogTxn(_) => 2,
+            Self::CatalogTxn(_) | Self::QuotaSet(_) => 2,
             Self::Put(_)
             | Self::Delete(_)
             | Self::Compact(_)

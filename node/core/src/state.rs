@@ -52,6 +52,8 @@ pub struct State {
     index: Index,
     time: Time,
     pub(crate) rules: u32,
+    /// Bytes that the state may hold, if fewer than usual.
+    quota: Option<u64>,
     kv: Kv,
     catalog: Catalog,
     health: Health,
@@ -110,6 +112,7 @@ impl Default for State {
             index: Index(0),
             time: Time(0),
             rules: 1,
+            quota: None,
             kv: Kv::default(),
             catalog: Catalog::default(),
             health: Health::default(),
@@ -210,18 +213,22 @@ impl State {
             Command::MemberStatus(report) => self.member_status(w, report),
             Command::MemberRemove(member) => self.member_remove(w, member),
             Command::CatalogTxn(txn) => Ok(self.catalog_txn(w, txn)),
+            Command::QuotaSet(bytes) => Ok(self.set_quota(*bytes)),
         }
     }
 
     fn check_quota(&self) -> Result<(), Rejection> {
-        let used = self.bytes();
-        if used > limits::STATE_BYTES_MAX {
-            return Err(Rejection::QuotaExceeded {
-                used,
-                limit: limits::STATE_BYTES_MAX,
-            });
+        let (used, limit) = (self.bytes(), self.quota());
+        if used > limit {
+            return Err(Rejection::QuotaExceeded { used, limit });
         }
         Ok(())
+    }
+
+    /// The usual quota is not noted, so that a state that never had another is what it was before there were others.
+    fn set_quota(&mut self, bytes: u64) -> Outcome {
+        self.quota = (bytes < limits::STATE_BYTES_MAX).then_some(bytes);
+        Outcome::QuotaSet(bytes)
     }
 
     fn put(&mut self, w: &mut Writer, put: &Put) -> Result<Outcome, Rejection> {
@@ -277,7 +284,7 @@ impl State {
 
     /// Appends events to the change log and marks what they touch.
     fn record(&mut self, events: &[Event]) {
-        self.changes.append(events);
+        self.changes.append(events, self.quota());
         for event in events {
             for topic in event.change.topics() {
                 self.touched.touch(topic, event.index);
@@ -320,6 +327,11 @@ impl State {
     /// The rules in force.
     pub fn rules(&self) -> u32 {
         self.rules
+    }
+
+    /// How many bytes the state may hold before what makes it grow is refused.
+    pub fn quota(&self) -> u64 {
+        self.quota.unwrap_or(limits::STATE_BYTES_MAX)
     }
 
     /// The revision of the key/value store.

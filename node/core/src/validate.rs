@@ -58,6 +58,7 @@ impl Command {
             Self::Txn(txn) => check_txn(txn),
             Self::CatalogTxn(txn) => check_catalog_txn(txn),
             Self::LeaseOpen(open) => check_lease(open),
+            Self::QuotaSet(bytes) => check_quota(*bytes),
             Self::Compact(_)
             | Self::LeaseRevoke(_)
             | Self::Renew(_)
@@ -94,7 +95,8 @@ impl Command {
             | Self::MemberUp(_)
             | Self::MemberStatus(_)
             | Self::MemberRemove(_)
-            | Self::RulesRaise(_) => false,
+            | Self::RulesRaise(_)
+            | Self::QuotaSet(_) => false,
         }
     }
 }
@@ -126,6 +128,17 @@ fn check_ttl(what: &str, ttl: Ttl) -> Result<(), Rejection> {
         )));
     }
     Ok(())
+}
+
+fn check_quota(bytes: u64) -> Result<(), Rejection> {
+    if (limits::STATE_QUOTA_MIN..=limits::STATE_BYTES_MAX).contains(&bytes) {
+        return Ok(());
+    }
+    Err(Rejection::invalid(format!(
+        "a quota of {bytes} bytes must be at least {} and at most {}",
+        limits::STATE_QUOTA_MIN,
+        limits::STATE_BYTES_MAX
+    )))
 }
 
 fn check_key(key: &Key) -> Result<(), Rejection> {

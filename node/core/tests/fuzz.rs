@@ -302,6 +302,7 @@ fn commands() -> Vec<Command> {
         txn(),
         Command::RulesRaise(2),
         catalog_txn(&node),
+        Command::QuotaSet(16 << 20),
         Command::Renew(vec![RenewalRequest {
             author: Author::default(),
             rights: Rights::Open,

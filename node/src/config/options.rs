@@ -124,6 +124,11 @@ pub struct Options {
     #[arg(long, env = "SPINE_RULES_HOLD", value_name = "DURATION|always")]
     pub rules_hold: Option<OrAlways<Span>>,
 
+    /// Bytes of state, history included, beyond which writes that make it grow are refused, while this server leads; 16777216 at
+    /// least [default and at most: 4294967296]
+    #[arg(long, env = "SPINE_STATE_QUOTA_BYTES", value_name = "NUMBER")]
+    pub state_quota_bytes: Option<u64>,
+
     /// 32 bytes that seal the mesh CA's private key; without it that key is discarded when the CA is made
     #[arg(long, env = "SPINE_CA_SEAL_KEY", value_name = "FILE")]
     pub ca_seal_key: Option<PathBuf>,
@@ -171,6 +176,7 @@ impl Options {
             history_revisions: self.history_revisions.or(other.history_revisions),
             history_age: self.history_age.or(other.history_age),
             rules_hold: self.rules_hold.or(other.rules_hold),
+            state_quota_bytes: self.state_quota_bytes.or(other.state_quota_bytes),
             ca_seal_key: self.ca_seal_key.or(other.ca_seal_key),
             probe_allow: self.probe_allow.or(other.probe_allow),
             connections_max: self.connections_max.or(other.connections_max),

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Config, Endpoint, Https, Mode};
-use crate::leader::{HistoryKept, RulesHold};
+use crate::leader::{HistoryKept, Quota, RulesHold};
 
 impl Config {
     /// Options and what may be shown of them.
@@ -28,6 +28,7 @@ impl Config {
             default_service_ttl,
             history: HistoryKept { revisions, age },
             rules_hold,
+            quota: Quota(quota),
             ca_seal_key,
             probe_allow,
             connections_max,
@@ -74,6 +75,7 @@ impl Config {
                 age.map_or_else(|| "off".to_owned(), |age: Duration| format!("{age:?}")),
             ),
             ("rules-hold", held(*rules_hold)),
+            ("state-quota-bytes", quota.to_string()),
             ("ca-seal-key", is_set(ca_seal_key.is_some())),
             ("probe-allow", is_set(probe_allow.is_some())),
             ("connections-max", connections_max.to_string()),

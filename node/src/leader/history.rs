@@ -9,11 +9,12 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use spine_core::{Revision, State, limits::STATE_BYTES_MAX};
+use spine_core::{Revision, State};
 
-/// From this many bytes of state on, history goes early.
-pub const TIGHT_BYTES: u64 = STATE_BYTES_MAX / 4 * 3;
-/// So many of the newest revisions stay even then: they take little, and watchers need them.
+use super::Quota;
+
+/// So many of the newest revisions stay where history goes early: watchers need them. Once growth is slowed down they go, too:
+/// all that was deleted may lie in the last of them.
 pub const REVISIONS_MIN: u64 = 1_000;
 /// How often it is looked whether history is to go, at the least.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
@@ -65,10 +66,13 @@ impl Compaction {
 
     /// The revision to compact to, if it is time to look and worth an entry.
     pub(super) fn due(&mut self, state: &State, now: Duration) -> Option<Revision> {
-        if now < self.look_at {
+        let (quota, used) = (Quota(state.quota()), state.bytes());
+        // It may have become tight within seconds, and then nobody waits for the next look.
+        let becomes_tight = !self.tight && quota.is_tight(used);
+        if now < self.look_at && !becomes_tight {
             return None;
         }
-        let tight = self.is_tight(state.bytes());
+        let tight = self.is_tight(quota, used);
         self.look_at = now
             + if tight {
                 LOOK_EVERY_WHEN_TIGHT
@@ -82,27 +86,24 @@ impl Compaction {
         let worth = (self.kept.revisions / 100).max(1);
         let by_count = (by_count >= oldest + worth).then_some(by_count);
         let by_age = self.older_than_kept(now).filter(|floor| *floor > oldest);
-        let by_space = tight.then(|| half(oldest, newest)).flatten();
+        let spared = if quota.is_alarming(used) { 0 } else { REVISIONS_MIN };
+        let by_space = tight.then(|| half(oldest, newest, spared)).flatten();
         let floor = [by_count, by_age, by_space].into_iter().flatten().max();
         floor.map(Revision)
     }
 
     /// Whether space is tight; says so where that has changed.
-    fn is_tight(&mut self, used: u64) -> bool {
-        let tight = used >= TIGHT_BYTES;
+    fn is_tight(&mut self, quota: Quota, used: u64) -> bool {
+        let tight = quota.is_tight(used);
         if tight && !self.tight {
             tracing::warn!(
                 used,
-                quota = STATE_BYTES_MAX,
+                quota = quota.0,
                 "the state is near its quota: old versions of keys go early, and later writes that make it grow are slowed \
                  down, then refused; delete what isn't needed"
             );
         } else if self.tight && !tight {
-            tracing::info!(
-                used,
-                quota = STATE_BYTES_MAX,
-                "the state is far from its quota again"
-            );
+            tracing::info!(used, quota = quota.0, "the state is far from its quota again");
         }
         self.tight = tight;
         tight
@@ -127,10 +128,10 @@ impl Compaction {
     }
 }
 
-/// The middle of the history, as long as there is more than must stay.
-fn half(oldest: u64, newest: u64) -> Option<u64> {
-    let floor = oldest + (newest - oldest) / 2;
-    let floor = floor.min(newest.saturating_sub(REVISIONS_MIN));
+/// The middle of the history, as long as there is more than is spared.
+fn half(oldest: u64, newest: u64, spared: u64) -> Option<u64> {
+    let floor = oldest + (newest - oldest).div_ceil(2);
+    let floor = floor.min(newest.saturating_sub(spared));
     (floor > oldest).then_some(floor)
 }
 
@@ -142,7 +143,7 @@ fn look_every(kept: HistoryKept) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use spine_core::{Command, Guard, Put, Repeat};
+    use spine_core::{Command, Delete, Guard, KeyRange, Put, Repeat};
 
     use super::*;
     use crate::leader::applied::apply;
@@ -227,13 +228,52 @@ mod tests {
     fn where_space_is_tight_the_older_half_goes_until_little_is_left() {
         let (mut oldest, newest) = (0, 100_000);
         let mut looks = 0;
-        while let Some(floor) = half(oldest, newest) {
+        while let Some(floor) = half(oldest, newest, REVISIONS_MIN) {
             assert!(floor > oldest && newest - floor >= REVISIONS_MIN);
             oldest = floor;
             looks += 1;
         }
         assert_eq!((newest - oldest, looks), (REVISIONS_MIN, 7));
-        assert_eq!(half(0, REVISIONS_MIN), None);
-        assert_eq!(half(0, 5), None);
+        assert_eq!(half(0, REVISIONS_MIN, REVISIONS_MIN), None);
+        assert_eq!(half(0, 5, REVISIONS_MIN), None);
+        assert_eq!(half(4, 5, 0), Some(5));
+        assert_eq!(half(5, 5, 0), None);
+    }
+
+    /// All keys are deleted at one stroke: what they were is history of the last revision.
+    #[test]
+    fn where_growth_is_slowed_down_no_revision_is_spared() {
+        let quota = 16 << 20;
+        let mut state = State::new();
+        apply(&mut state, Command::RulesRaise(2));
+        apply(&mut state, Command::QuotaSet(quota));
+        for number in 0..30 {
+            let put = Command::Put(Put {
+                key: format!("k/{number}").into(),
+                value: vec![0; 500 << 10].into(),
+                flags: 0,
+                lease: None,
+                guard: Guard::Always,
+                repeat: Repeat::Write,
+            });
+            apply(&mut state, put);
+        }
+        let delete = Command::Delete(Delete {
+            range: KeyRange::prefix("k".into()),
+            guard: Guard::Always,
+        });
+        apply(&mut state, delete);
+        assert!(Quota(quota).is_alarming(state.bytes()), "{}", state.bytes());
+        let mut compaction = Compaction::new(HistoryKept::default(), Duration::ZERO);
+        for second in 1..10 {
+            if let Some(floor) = compaction.due(&state, SECOND * second) {
+                apply(&mut state, Command::Compact(floor));
+            }
+        }
+        // The next entries drop it.
+        for _ in 0..4 {
+            apply(&mut state, Command::Pulse);
+        }
+        assert!(!Quota(quota).is_tight(state.bytes()), "{}", state.bytes());
     }
 }

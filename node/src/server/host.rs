@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use spine_api::{Registry, Role, native};
-use spine_core::{Index, RULES_KNOWN, limits::STATE_BYTES_MAX};
+use spine_core::{Index, RULES_KNOWN};
 use spine_proto::v1;
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -116,7 +116,7 @@ impl native::Host for Host {
             index: status.index.0,
             ready: status.ready,
             state_bytes: status.state_bytes,
-            state_bytes_max: STATE_BYTES_MAX,
+            state_bytes_max: status.state_quota,
             log: Some(log_pace(pace)),
             probe_us: probe.map(micros),
             disk: disk.map(|disk| v1::Disk {

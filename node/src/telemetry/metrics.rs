@@ -17,12 +17,12 @@ use prometheus_client::{
     registry::{Registry as Series, Unit},
 };
 use spine_api::{NodeStatus, Role};
-use spine_core::{RULES_KNOWN, Status, limits::STATE_BYTES_MAX};
+use spine_core::{RULES_KNOWN, Status};
 
 use crate::{
+    leader::Quota,
     metrics_sink::{NodeMetrics, Request},
     probe::ProbeMetrics,
-    registry::quota::SLOW_FROM,
     world::clock::Clock,
 };
 
@@ -395,8 +395,9 @@ impl Metrics {
         self.rules.set(status.rules.into());
         self.rules_known.set(RULES_KNOWN.into());
         self.state_bytes.set(status.state_bytes);
-        self.quota_bytes.set(STATE_BYTES_MAX);
-        self.quota_alarm.set(i64::from(status.state_bytes > SLOW_FROM));
+        self.quota_bytes.set(status.state_quota);
+        let alarm = Quota(status.state_quota).is_alarming(status.state_bytes);
+        self.quota_alarm.set(alarm.into());
         self.waiters.set(i64::try_from(waiters).unwrap_or(i64::MAX));
         let checkpointed = Duration::from_millis(self.checkpointed_ms.load(Ordering::Relaxed));
         self.checkpoint_age
@@ -608,6 +609,7 @@ pub(crate) mod tests {
             time: Time(0),
             rules: 1,
             state_bytes: 1 << 33,
+            state_quota: 1 << 32,
             ready: true,
         }
     }

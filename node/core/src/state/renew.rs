@@ -37,7 +37,8 @@ impl State {
             | Command::MemberStatus(_)
             | Command::RulesRaise(_)
             | Command::MemberRemove(_)
-            | Command::CatalogTxn(_) => None,
+            | Command::CatalogTxn(_)
+            | Command::QuotaSet(_) => None,
         }
     }
 

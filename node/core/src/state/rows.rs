@@ -19,6 +19,7 @@ use crate::{
     id::{CheckKey, Index, InstanceKey, Key, LeaseId, NodeName, Revision, SessionId},
     kv::{KvRow, Version},
     lease::{Lease, Terms},
+    limits,
     member::Liveness,
     outcome::Applied,
     snapshot::{Header, SNAPSHOT_FORMAT},
@@ -64,6 +65,7 @@ enum Kind {
     Liveness,
     LeaseTerms,
     Fences,
+    Quota,
 }
 
 /// How many sums the digest is made of.
@@ -71,6 +73,9 @@ const SUMS: usize = 12;
 
 impl Kind {
     /// Which of the sums in [`State::digest`] the rows are added to; `None` if they are in none.
+    ///
+    /// Tables that came later share the sum of what they belong to: a state that has nothing there has the digest that it
+    /// had before there were such tables.
     fn sum(self) -> Option<usize> {
         Some(match self {
             Self::Keys | Self::Fences => 0,
@@ -85,7 +90,12 @@ impl Kind {
             Self::Members | Self::Liveness => 9,
             Self::CaRoots => 10,
             Self::Touched => 11,
-            Self::Scalars | Self::Revisions | Self::KeyGraves | Self::TopicGraves | Self::Events => {
+            Self::Scalars
+            | Self::Revisions
+            | Self::KeyGraves
+            | Self::TopicGraves
+            | Self::Events
+            | Self::Quota => {
                 return None;
             }
         })
@@ -96,7 +106,21 @@ impl Kind {
 #[derive(Default)]
 pub(crate) struct Sums {
     scalars: Option<Scalars>,
-    sums: [u128; SUMS],
+    tables: Tables,
+    quota: Option<u64>,
+}
+
+/// The sums of which the digest is made.
+#[derive(Default, Serialize)]
+struct Tables([u128; SUMS]);
+
+impl Tables {
+    /// Adds what rows of a kind come to.
+    fn add(&mut self, kind: Kind, digest: u128) {
+        if let Some(sum) = kind.sum() {
+            self.0[sum] = self.0[sum].wrapping_add(digest);
+        }
+    }
 }
 
 impl Sums {
@@ -106,8 +130,10 @@ impl Sums {
         if kind == Kind::Scalars {
             let ((), scalars) = pair(body)?;
             self.scalars = Some(scalars);
-        } else if let Some(sum) = kind.sum() {
-            self.sums[sum] = self.sums[sum].wrapping_add(row_digest(body));
+        } else if kind == Kind::Quota {
+            self.quota = Some(quota(body)?);
+        } else {
+            self.tables.add(kind, row_digest(body));
         }
         Ok(())
     }
@@ -121,13 +147,26 @@ impl Sums {
             index: scalars.index,
             revision: scalars.revision,
             time: scalars.time,
-            digest: digest(&scalars, &self.sums),
+            digest: digest(&scalars, &self.tables, self.quota),
         })
     }
 }
 
-fn digest(scalars: &Scalars, sums: &[u128; SUMS]) -> u128 {
-    xxhash_rust::xxh3::xxh3_128(&codec::encode_row(&(scalars, sums)))
+/// With the usual quota it is the digest of before there were others.
+fn digest(scalars: &Scalars, tables: &Tables, quota: Option<u64>) -> u128 {
+    let digest = xxhash_rust::xxh3::xxh3_128(&codec::encode_row(&(scalars, tables)));
+    quota.map_or(digest, |quota| {
+        xxhash_rust::xxh3::xxh3_128(&codec::encode_row(&(digest, quota)))
+    })
+}
+
+/// The quota of its row; the usual one has none.
+fn quota(body: &[u8]) -> Result<u64, DecodeError> {
+    let ((), quota) = pair(body)?;
+    if quota >= limits::STATE_BYTES_MAX {
+        return Err(DecodeError::Malformed("a quota that is none".into()));
+    }
+    Ok(quota)
 }
 
 /// A row's table, and the rest of it. A kind is encoded as one byte.
@@ -147,24 +186,26 @@ impl State {
     ///
     /// The change log is not in it: its events repeat what rows were, and rows are hashed as they change.
     pub fn digest(&self) -> u128 {
-        let sums = [
-            // A state without locks has the digest that it had before there were any.
-            self.kv.rows.digest().wrapping_add(self.kv.fences.digest()),
-            self.kv.history.digest(),
-            self.catalog.nodes.digest(),
-            self.catalog.instances.digest(),
-            self.health.checks.digest(),
-            self.leases.digest(),
-            self.heartbeats.digest(),
-            self.deadlines.rows.digest(),
-            self.sessions.digest(),
-            // Their liveness belongs to their rows: a state that never lost one has the digest that it had before
-            // there was such a table.
-            self.members.digest().wrapping_add(self.liveness.digest()),
-            self.ca_roots.digest(),
-            self.touched.live.digest(),
-        ];
-        digest(&self.scalars(), &sums)
+        let mut tables = Tables::default();
+        for (kind, digest) in [
+            (Kind::Keys, self.kv.rows.digest()),
+            (Kind::Fences, self.kv.fences.digest()),
+            (Kind::History, self.kv.history.digest()),
+            (Kind::Nodes, self.catalog.nodes.digest()),
+            (Kind::Instances, self.catalog.instances.digest()),
+            (Kind::Checks, self.health.checks.digest()),
+            (Kind::Leases, self.leases.digest()),
+            (Kind::Heartbeats, self.heartbeats.digest()),
+            (Kind::Deadlines, self.deadlines.rows.digest()),
+            (Kind::Sessions, self.sessions.digest()),
+            (Kind::Members, self.members.digest()),
+            (Kind::Liveness, self.liveness.digest()),
+            (Kind::CaRoots, self.ca_roots.digest()),
+            (Kind::Touched, self.touched.live.digest()),
+        ] {
+            tables.add(kind, digest);
+        }
+        digest(&self.scalars(), &tables, self.quota)
     }
 
     /// The encoded size of everything that the state holds, history and change log too.
@@ -238,6 +279,11 @@ impl State {
             .chain(self.liveness.iter().map(row(Kind::Liveness)))
             .chain(self.leases.terms.iter().map(row(Kind::LeaseTerms)))
             .chain(self.kv.fences.iter().map(row(Kind::Fences)))
+            .chain(
+                self.quota
+                    .iter()
+                    .map(|quota| codec::encode_row(&(Kind::Quota, (), quota))),
+            )
     }
 
     /// Puts back a row that [`State::rows`] gave. Checks come after the instances that they judge.
@@ -332,6 +378,7 @@ impl State {
                 let (key, value): (Key, Index) = pair(body)?;
                 self.kv.fences.put(key, value);
             }
+            Kind::Quota => self.quota = Some(quota(body)?),
         }
         Ok(())
     }

@@ -9,7 +9,10 @@ mod leases;
 mod members;
 mod txn;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 
 use spine_core::{
     Command, Index, Key, LeaseId, NodeName, Outcome, Renewal, Renewed, Request, RequestId, SessionId, Time,
@@ -28,6 +31,7 @@ pub(crate) use self::{
 /// What became of a request: of a refusal its code.
 pub(crate) type Told = Result<Outcome, &'static str>;
 
+const QUOTAS: RangeInclusive<u64> = 16 << 20..=4 << 30;
 const YEAR: u64 = 365 * 24 * 3_600_000;
 const SESSION_IDLE: u64 = 3_600_000;
 
@@ -164,6 +168,10 @@ impl Model {
             }
             Command::RulesRaise(_) => Err("rules_unsupported"),
             Command::CatalogTxn(txn) => self.catalog_txn(txn),
+            // Far more than a model ever holds, or refused.
+            Command::QuotaSet(bytes) if !QUOTAS.contains(bytes) => Err("invalid"),
+            Command::QuotaSet(_) if self.rules() < 2 => Err("rules_too_low"),
+            Command::QuotaSet(bytes) => Ok(Outcome::QuotaSet(*bytes)),
         }
     }
 

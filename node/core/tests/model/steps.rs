@@ -92,6 +92,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => select(&["r1", "r2"][..]).prop_map(|id| Command::CaRootInitial(root(id))),
         1 => select(&["r1", "r2"][..]).prop_map(|id| Command::CaRootSet(root(id))),
         2 => (0..4_u32).prop_map(Command::RulesRaise),
+        1 => select(&[1 << 20, 16 << 20, 1 << 30, 4 << 30, 1 << 40][..]).prop_map(Command::QuotaSet),
     ]
 }
 

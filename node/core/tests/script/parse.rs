@@ -121,6 +121,7 @@ pub(crate) fn command(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Com
             id: args.take_key("id").unwrap_or("1").parse()?,
         }),
         "rules_raise" => Command::RulesRaise(pos(args)?.parse()?),
+        "quota_set" => Command::QuotaSet(pos(args)?.parse()?),
         other => return Err(format!("no command {other:?}").into()),
     })
 }
