@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use spine_client::{Client, Registration, proto::Status};
+use tokio::signal::unix::{SignalKind, signal};
 
 const TTL: Duration = Duration::from_secs(15);
 
@@ -23,6 +24,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (service, address) = (next("SERVICE")?, next("ADDRESS")?);
     let port = next("PORT")?.parse()?;
 
+    // One for all of the time: an interrupt during a report is heard after it.
+    let mut interrupts = signal(SignalKind::interrupt())?;
     let id = format!("{service}@{address}:{port}");
     let registration = Registration::new(&service, &address, port).id(&id).ttl_check(TTL);
     let registered = client.catalog.register(registration).await?;
@@ -33,7 +36,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         client.health.report(&check, Status::Passing, "alive").await?;
         tokio::select! {
             () = tokio::time::sleep(TTL / 3) => {}
-            _ = tokio::signal::ctrl_c() => break,
+            _ = interrupts.recv() => break,
         }
     }
     client.catalog.deregister(Some(&registered.node), &id).await?;
