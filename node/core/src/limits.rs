@@ -64,6 +64,9 @@ pub const TXN_ROWS_MAX: usize = bound(10_000, 5);
 pub const TXN_ANSWER_BYTES_MAX: usize = bound(1 << 20, 128);
 /// Request sessions alive at once.
 pub const SESSIONS_MAX: usize = bound(10_000, 3);
+/// Request sessions alive at once where a client opens one more. The rest is for servers, which forward through sessions of
+/// their own: else clients could keep a server that has just started from forwarding anything.
+pub const CLIENT_SESSIONS_MAX: usize = bound(9_000, 2);
 /// Outcomes that one request session keeps while the client has not acknowledged them.
 pub const SESSION_OUTCOMES_MAX: usize = bound(1_024, 3);
 /// Bytes of an outcome that a session keeps whole; of a larger one it keeps that it was applied.

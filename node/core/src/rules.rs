@@ -13,7 +13,7 @@
 //! | rules | since | brought |
 //! |---|---|---|
 //! | 1 | 0.1.0 | all that is not below |
-//! | 2 | 0.3.0 | transactions over the catalog: [`Command::CatalogTxn`]; what is on a removed server's node is taken over: `DESERTED_NODES`; a server that joins begins a new term with every check: `JOINING_BEGINS_TERM`; a full quota lets request sessions through: `SESSIONS_PASS_QUOTA`; old versions go as fast as new ones come: `SWEEP_KEEPS_UP`; a quota other than the usual one: [`Command::QuotaSet`] |
+//! | 2 | 0.3.0 | transactions over the catalog: [`Command::CatalogTxn`]; what is on a removed server's node is taken over: `DESERTED_NODES`; a server that joins begins a new term with every check: `JOINING_BEGINS_TERM`; a full quota lets request sessions through: `SESSIONS_PASS_QUOTA`; old versions go as fast as new ones come: `SWEEP_KEEPS_UP`; clients leave request sessions to servers: `SESSIONS_FOR_SERVERS`; a quota other than the usual one: [`Command::QuotaSet`] |
 
 use crate::{
     command::{Command, Entry},
@@ -32,6 +32,9 @@ pub(crate) const JOINING_BEGINS_TERM: u32 = 2;
 
 /// The rules that brought that request sessions are opened when the quota is used up.
 pub(crate) const SESSIONS_PASS_QUOTA: u32 = 2;
+
+/// The rules that brought that some of the request sessions are for servers only.
+pub(crate) const SESSIONS_FOR_SERVERS: u32 = 2;
 
 /// The rules that brought that an entry drops more old versions than it makes.
 pub(crate) const SWEEP_KEEPS_UP: u32 = 2;

@@ -26,7 +26,7 @@ pub(crate) use self::rows::Sums;
 use crate::{
     catalog::Catalog,
     change_log::ChangeLog,
-    command::{CaRoot, Command, Entry, Member, Put, Request, RequestId},
+    command::{CaRoot, Command, Dialect, Entry, Member, Put, Request, RequestId},
     deadline::{DeadlineKey, Deadlines},
     dedup::Sessions,
     event::{Change, Delta, Event, Topic},
@@ -38,7 +38,7 @@ use crate::{
     member::Liveness,
     outcome::{Applied, Outcome, Rejection},
     query::CaRootView,
-    rules::SWEEP_KEEPS_UP,
+    rules::{SESSIONS_FOR_SERVERS, SWEEP_KEEPS_UP},
     table::Table,
     time::{Time, Ttl, WallTime},
     touched::Touched,
@@ -203,7 +203,7 @@ impl State {
             Command::LeaseRevoke(id) => self.revoke_lease(w, &mut Stroke::default(), *id),
             Command::Renew(renewals) => Ok(self.renew_all(renewals)),
             Command::Pulse => Ok(self.pulse(w)),
-            Command::OpenSession => self.open_session(w),
+            Command::OpenSession => self.open_session(w, request.author.dialect),
             Command::MemberUp(member) => self.member_up(w, member),
             Command::Txn(txn) => self.txn(w, txn),
             Command::LeaseOpen(open) => self.open_lease(w, open),
@@ -236,10 +236,15 @@ impl State {
         Ok(self.kv.put(w, put))
     }
 
-    fn open_session(&mut self, w: &Writer) -> Result<Outcome, Rejection> {
+    fn open_session(&mut self, w: &Writer, dialect: Dialect) -> Result<Outcome, Rejection> {
         let id = SessionId(w.index.0);
-        if self.sessions.rows.len() >= limits::SESSIONS_MAX {
-            self.evict_session()?;
+        let most = if dialect == Dialect::Internal || self.rules < SESSIONS_FOR_SERVERS {
+            limits::SESSIONS_MAX
+        } else {
+            limits::CLIENT_SESSIONS_MAX
+        };
+        if self.sessions.rows.len() >= most {
+            self.evict_session(most)?;
         }
         self.sessions.open(id);
         self.use_session(id);
@@ -255,11 +260,11 @@ impl State {
     }
 
     /// Makes room for a session: the one that was used longest ago goes, unless a retry may still come through it.
-    fn evict_session(&mut self) -> Result<(), Rejection> {
+    fn evict_session(&mut self, most: usize) -> Result<(), Rejection> {
         let (ends, oldest) = self.sessions.oldest().expect("there are as many as there may be");
         let idle = Ttl(limits::SESSION_IDLE.0.saturating_sub(ends.since(self.time).0));
         if idle < limits::SESSION_SPARED {
-            return Err(Rejection::too_many("request sessions", limits::SESSIONS_MAX));
+            return Err(Rejection::too_many("request sessions", most));
         }
         self.deadlines.clear(&DeadlineKey::Session(oldest));
         self.sessions.close(oldest, ends);

@@ -20,9 +20,7 @@ use spine_core::{
     snapshot::{self, Header, Restore},
 };
 
-use self::parse::{
-    Parsed, check_key, command, instance, interest, node, pos, range, request_id, service, ttl,
-};
+use self::parse::{Parsed, check_key, command, instance, interest, node, pos, range, request, service, ttl};
 
 /// What a command puts out.
 pub(crate) type Answered = Result<String, Box<dyn Error>>;
@@ -85,12 +83,8 @@ impl Script {
                 if let Some(answer) = self.ask(name, args)? {
                     return Ok(answer);
                 }
-                let id = request_id(args)?;
-                let command = command(name, args)?;
-                Ok(self.apply(vec![Request {
-                    id,
-                    ..Request::internal(command)
-                }]))
+                let request = request(name, args)?;
+                Ok(self.apply(vec![request]))
             }
         }
     }
@@ -316,12 +310,7 @@ impl Script {
 
 /// The bytes of an entry with one command, in hexadecimal.
 fn bytes(args: &mut ArgumentConsumer<'_>) -> Answered {
-    let id = request_id(args)?;
-    let command = command(pos(args)?, args)?;
-    let requests = vec![Request {
-        id,
-        ..Request::internal(command)
-    }];
+    let requests = vec![request(pos(args)?, args)?];
     let entry = Entry {
         time: Time(1),
         wall: WallTime(2),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, error::Error, sync::Arc};
 use goldenscript::{ArgumentConsumer, Context, Runner};
 use serde::de::DeserializeOwned;
 use spine_core::{
-    Author, CaRoot, CheckDefinition, CheckKey, CheckKind, CheckUpdate, Command, Delete, Deregister,
+    Author, CaRoot, CheckDefinition, CheckKey, CheckKind, CheckUpdate, Command, Delete, Deregister, Dialect,
     ExistingChecks, GrpcProbe, Guard, HttpProbe, Index, InstanceKey, KeyRange, LeaseEnd, LeaseGrant, LeaseId,
     LeaseOpen, LeaseTerms, Member, MemberName, MemberReport, MemberStatus, NodeDefinition, NodeName, Pace,
     Put, Register, Renewal, RenewalRequest, Repeat, Request, RequestId, Revision, Rights, Scope, Service,
@@ -25,18 +25,33 @@ impl Runner for Parsed {
 
     fn run(&mut self, parsed: &goldenscript::Command, _context: &Context) -> super::Answered {
         let mut args = parsed.consume_args();
-        let id = request_id(&mut args)?;
-        let command = command(&parsed.name, &mut args)?;
+        let request = request(&parsed.name, &mut args)?;
         args.reject_next()?;
-        self.requests.push(Request {
-            id,
-            ..Request::internal(command)
-        });
+        self.requests.push(request);
         Ok(String::new())
     }
 }
 
-pub(crate) fn request_id(args: &mut ArgumentConsumer<'_>) -> Result<Option<RequestId>, Box<dyn Error>> {
+/// A command and who sends it: the node itself, or a client with `dialect=native`.
+pub(crate) fn request(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Request, Box<dyn Error>> {
+    let id = request_id(args)?;
+    let dialect = match args.take_key("dialect") {
+        None => Dialect::Internal,
+        Some("native") => Dialect::Native,
+        Some(other) => return Err(format!("the dialect {other}").into()),
+    };
+    let author = Author {
+        dialect,
+        ..Author::default()
+    };
+    Ok(Request {
+        author,
+        id,
+        ..Request::internal(command(name, args)?)
+    })
+}
+
+fn request_id(args: &mut ArgumentConsumer<'_>) -> Result<Option<RequestId>, Box<dyn Error>> {
     let Some(session) = args.take_key("session") else {
         return Ok(None);
     };
