@@ -13,7 +13,7 @@
 //! | rules | since | brought |
 //! |---|---|---|
 //! | 1 | 0.1.0 | all that is not below |
-//! | 2 | 0.3.0 | transactions over the catalog: [`Command::CatalogTxn`]; what is on a removed server's node is taken over: `DESERTED_NODES`; a server that joins begins a new term with every check: `JOINING_BEGINS_TERM`; a full quota lets request sessions through: `SESSIONS_PASS_QUOTA`; old versions go as fast as new ones come: `SWEEP_KEEPS_UP`; clients leave request sessions to servers: `SESSIONS_FOR_SERVERS`; a quota other than the usual one: [`Command::QuotaSet`] |
+//! | 2 | 0.3.0 | transactions over the catalog: [`Command::CatalogTxn`]; what is on a removed server's node is taken over: `DESERTED_NODES`; a server that joins begins a new term with every check: `JOINING_BEGINS_TERM`; a full quota lets request sessions through: `SESSIONS_PASS_QUOTA`; old versions go as fast as new ones come: `SWEEP_KEEPS_UP`; clients leave request sessions to servers: `SESSIONS_FOR_SERVERS`; leases of a removed server leave no deadline behind: `DOOMED_WAIT_FOR_NOTHING`; a quota other than the usual one: [`Command::QuotaSet`] |
 
 use crate::{
     command::{Command, Entry},
@@ -32,6 +32,9 @@ pub(crate) const JOINING_BEGINS_TERM: u32 = 2;
 
 /// The rules that brought that request sessions are opened when the quota is used up.
 pub(crate) const SESSIONS_PASS_QUOTA: u32 = 2;
+
+/// The rules that brought that a lease which ends at the next pulse doesn't wait for its server to come back.
+pub(crate) const DOOMED_WAIT_FOR_NOTHING: u32 = 2;
 
 /// The rules that brought that some of the request sessions are for servers only.
 pub(crate) const SESSIONS_FOR_SERVERS: u32 = 2;

@@ -10,6 +10,7 @@ use crate::{
     lease::{Lease, Terms},
     limits,
     outcome::{Outcome, Rejection},
+    rules::DOOMED_WAIT_FOR_NOTHING,
     time::Ttl,
     writer::Writer,
 };
@@ -149,10 +150,11 @@ impl State {
         self.doom(w, orphans);
     }
 
-    /// The leases on a node that nobody renews.
+    /// The leases on a node that nobody renews. Those that end at the next pulse wait for nothing; by rules 1 they did, and
+    /// those of a later node of that name ended in their place.
     fn orphans(&self, node: &NodeName) -> impl Iterator<Item = LeaseId> {
-        self.leases
-            .on_node(node)
-            .filter(|id| self.leases.get(*id).is_some_and(|row| row.lives().is_none()))
+        let ends = |id| self.rules >= DOOMED_WAIT_FOR_NOTHING && self.leases.is_doomed(id);
+        let waits = move |id| !ends(id) && self.leases.get(id).is_some_and(|row| row.lives().is_none());
+        self.leases.on_node(node).filter(move |id| waits(*id))
     }
 }

@@ -148,10 +148,11 @@ impl Model {
     /// A server was lost, or is heard again.
     pub(super) fn note_orphans(&mut self, node: &NodeName, failed: bool) {
         self.orphans.remove(node);
+        let waits = |lease: &Lease| lease.ttl.is_none() && !(lease.doomed && self.rules() >= 2);
         let has_any = self
             .leases
             .values()
-            .any(|lease| lease.ttl.is_none() && lease.hangs_on(node));
+            .any(|lease| waits(lease) && lease.hangs_on(node));
         if failed && has_any {
             self.orphans.insert(node.clone(), self.now + ORPHAN_AFTER);
         }

@@ -95,7 +95,7 @@ impl Model {
                 self.gone.insert(name.clone(), server);
             }
             self.tell_carriers(name);
-            if !failed {
+            if !failed || bare {
                 self.note_orphans(name, true);
             }
         }
