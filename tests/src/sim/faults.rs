@@ -105,6 +105,8 @@ const RELENTING: Duration = Duration::from_secs(8);
 pub(crate) struct Faults {
     rng: Rng,
     kinds: Vec<Kind>,
+    /// What there were too few of, when a simulation goes on only for that.
+    lacking: Option<Kind>,
     peace: Duration,
     clients: Vec<String>,
     next: Duration,
@@ -123,6 +125,7 @@ impl Faults {
         Self {
             rng: Rng::new(seed),
             kinds: plan.kinds.clone(),
+            lacking: None,
             peace: plan.peace,
             clients,
             next: Duration::from_secs(2),
@@ -140,15 +143,16 @@ impl Faults {
         self.mend(sim, fleet, now);
         if now >= self.next {
             let drawn = self.below(self.kinds.len());
-            let kind = self.kinds[drawn];
+            let kind = self.lacking.unwrap_or(self.kinds[drawn]);
             self.begin(sim, &fleet.present(), kind, now);
             self.next = now + self.for_ms(100, u64::try_from(self.peace.as_millis()).expect("seconds"));
         }
     }
 
-    /// From now on peace lasts longer.
-    pub(crate) fn relent(&mut self) {
+    /// From now on peace lasts longer, and what breaks it is what is lacking, if anything is.
+    pub(crate) fn relent(&mut self, lacking: Option<Kind>) {
         self.peace = self.peace.max(RELENTING);
+        self.lacking = lacking;
     }
 
     /// Mends everything. Nodes that were ended by their disk come back.

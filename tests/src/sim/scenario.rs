@@ -241,7 +241,7 @@ impl Scenario {
             let over = now >= self.plan.length;
             if over {
                 // What breaks so often that nothing gets done leaves more time from here on.
-                self.faults.relent();
+                self.faults.relent(self.lacking());
             }
             let enough = over && self.falls_short().is_none();
             if enough || now >= self.plan.length * LENGTHS_MAX {
@@ -358,6 +358,16 @@ impl Scenario {
             };
             status.role == Role::Leader && status.ready && config.has_quorum(with)
         })
+    }
+
+    /// The faults that there were too few of.
+    fn lacking(&self) -> Option<Kind> {
+        let count = &self.faults.count;
+        if count.lossy < LOSSY_MIN {
+            Some(Kind::Crash)
+        } else {
+            (count.of(Kind::Partition) < PARTITIONS_MIN).then_some(Kind::Partition)
+        }
     }
 
     /// Why it does not count yet.
