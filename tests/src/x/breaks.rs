@@ -23,15 +23,7 @@ const SUFFIX: &str = "patch";
 /// # Errors
 /// The patches can't be read, or there is none of a name.
 pub(crate) fn stages(workspace: &Workspace, names: &[String]) -> Result<Vec<Stage>, String> {
-    let directory = workspace.root.join(PATCHES);
-    let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
-    let mut patches = Vec::new();
-    for entry in fs::read_dir(&directory).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.extension() == Some(OsStr::new(SUFFIX)) {
-            patches.push(path);
-        }
-    }
+    let mut patches = patches(&workspace.root)?;
     let named = |patch: &PathBuf, name: &String| patch.file_stem() == Some(OsStr::new(name));
     if let Some(unknown) = names
         .iter()
@@ -40,8 +32,22 @@ pub(crate) fn stages(workspace: &Workspace, names: &[String]) -> Result<Vec<Stag
         return Err(format!("there is no {PATCHES}/{unknown}.{SUFFIX}"));
     }
     patches.retain(|patch| names.is_empty() || names.iter().any(|name| named(patch, name)));
-    patches.sort();
     Ok(patches.into_iter().map(|patch| stage(workspace, patch)).collect())
+}
+
+/// All patches, by name.
+fn patches(root: &Path) -> Result<Vec<PathBuf>, String> {
+    let directory = root.join(PATCHES);
+    let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
+    let mut patches = Vec::new();
+    for entry in fs::read_dir(&directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension() == Some(OsStr::new(SUFFIX)) {
+            patches.push(path);
+        }
+    }
+    patches.sort();
+    Ok(patches)
 }
 
 fn stage(workspace: &Workspace, patch: PathBuf) -> Stage {
@@ -109,4 +115,25 @@ fn apply(patch: &Path, tree: &Path) -> Result<(), String> {
             .env("GIT_CEILING_DIRECTORIES", ceiling)
             .current_dir(tree),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_patch_applies_and_names_its_seeds() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .expect("the workspace");
+        let patches = patches(root).expect("the patches");
+        assert!(!patches.is_empty());
+        for patch in patches {
+            seeds(&patch).expect("its seeds");
+            let mut check = Command::new("git");
+            let check = check.args(["apply", "--check"]).arg(&patch).current_dir(root);
+            let status = check.status().expect("git starts");
+            assert!(status.success(), "{} is of an older tree", patch.display());
+        }
+    }
 }
